@@ -1,0 +1,1 @@
+"""Readers and writers of container formats: bounds-checked, nothing is executed."""

@@ -1,0 +1,103 @@
+"""Progress on stderr: a bar on a terminal, plain lines in a pipe, nothing when quiet."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+from llmkit.protocols import Progress
+
+
+class Silent:
+    """Reports nothing."""
+
+    def start(self, title: str, total_bytes: int) -> None: ...
+
+    def advance(self, n_bytes: int, label: str = "") -> None: ...
+
+    def finish(self) -> None: ...
+
+
+class Lines:
+    """A line at the start, about one every ten seconds, and one at the end: for pipes and logs."""
+
+    interval = 10.0
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._title = ""
+        self._total = 0
+        self._done = 0
+        self._started = self._reported = 0.0
+
+    def start(self, title: str, total_bytes: int) -> None:
+        self._title, self._total, self._done = title, total_bytes, 0
+        self._started = self._reported = time.monotonic()
+        self._line(f"{title} ({format_bytes(total_bytes)})")
+
+    def advance(self, n_bytes: int, label: str = "") -> None:
+        self._done += n_bytes
+        now = time.monotonic()
+        if now - self._reported >= self.interval:
+            self._reported = now
+            self._line(f"{self._title}: {100 * self._done / max(self._total, 1):.0f} %  {label}")
+
+    def finish(self) -> None:
+        self._line(f"{self._title}: done in {time.monotonic() - self._started:.1f} s")
+
+    def _line(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+
+class Bar(Lines):
+    """One line that redraws itself: for terminals."""
+
+    interval = 0.1
+
+    def start(self, title: str, total_bytes: int) -> None:
+        self._title, self._total, self._done = title, total_bytes, 0
+        self._started = time.monotonic()
+        self._reported = 0.0
+
+    def advance(self, n_bytes: int, label: str = "") -> None:
+        self._done += n_bytes
+        now = time.monotonic()
+        if now - self._reported < self.interval:
+            return
+        self._reported = now
+        share = min(1.0, self._done / max(self._total, 1))
+        elapsed = now - self._started
+        left = f"{elapsed / share - elapsed:.0f} s left" if share > 0.02 else ""
+        bar = ("█" * round(24 * share)).ljust(24, "·")
+        speed = format_bytes(int(self._done / max(elapsed, 1e-9)))
+        self._draw(f"{self._title} {bar} {100 * share:3.0f} %  {speed}/s  {left}  {label}")
+
+    def finish(self) -> None:
+        elapsed = time.monotonic() - self._started
+        self._draw(f"{self._title}: {format_bytes(self._done)} in {elapsed:.1f} s")
+        print(file=self._stream, flush=True)
+
+    def _draw(self, text: str) -> None:
+        import shutil
+
+        width = shutil.get_terminal_size().columns - 1
+        self._stream.write("\r\x1b[K" + text[:width])
+        self._stream.flush()
+
+
+def for_stderr(quiet: bool) -> Progress:
+    """The kind of progress that suits the process's standard error."""
+    if quiet:
+        return Silent()
+    return Bar() if sys.stderr.isatty() else Lines()
+
+
+def format_bytes(n: int) -> str:
+    """Decimal units as model sizes are quoted: 270.9 MB, 1.17 GB."""
+    value = float(n)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.2f} GB"

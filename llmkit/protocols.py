@@ -1,0 +1,106 @@
+"""The interfaces between the parts: what a runtime offers, what a long task reports to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, Self, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Message(TypedDict):
+    """One message of a conversation; `role` is "system", "user" or "assistant"."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOptions:
+    """How the next token is chosen.
+
+    `temperature` 0 takes the most likely token. `top_k` 0, `top_p` 1, `min_p` 0 and `repeat_penalty` 1
+    switch that filter off. `seed` None draws a fresh seed. `max_tokens` None goes on to the end of the
+    context. Generation ends before any of the `stop` strings.
+    """
+
+    temperature: float = 0.7
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class GenerationStats:
+    """Counts and seconds of the latest generation; `n_reused` prompt tokens were still in the KV cache."""
+
+    n_prompt: int = 0
+    n_reused: int = 0
+    n_generated: int = 0
+    prompt_seconds: float = 0.0
+    generate_seconds: float = 0.0
+    stop_reason: str = ""  # "end", "stop", "length", "context" or "interrupted"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """What a loaded model is."""
+
+    name: str
+    engine: str  # engine and version, such as "llama.cpp (llama-cpp-python 0.3.36)"
+    architecture: str
+    n_params: int
+    n_vocab: int
+    n_context: int
+    n_threads: int
+    load_seconds: float
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+class Session(Protocol):
+    """A model loaded by some engine. Use it as a context manager; it is not thread-safe."""
+
+    @property
+    def info(self) -> SessionInfo: ...
+
+    @property
+    def stats(self) -> GenerationStats: ...
+
+    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]: ...
+
+    def detokenize(self, ids: Sequence[int]) -> str: ...
+
+    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Logits for every position, float32 [n_tokens, n_vocab], of a fresh context."""
+        ...
+
+    def generate(self, prompt: str | Sequence[int], options: SamplingOptions | None = None) -> Iterator[str]:
+        """Continue `prompt`; yields text as it becomes complete UTF-8."""
+        ...
+
+    def chat(self, messages: Sequence[Message], options: SamplingOptions | None = None) -> Iterator[str]:
+        """Answer the last message by the model's own template; what the KV cache holds is not processed again."""
+        ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class Progress(Protocol):
+    """Receives the progress of a long task; `llmkit.progress` has a bar, plain lines and silence."""
+
+    def start(self, title: str, total_bytes: int) -> None: ...
+
+    def advance(self, n_bytes: int, label: str = "") -> None: ...
+
+    def finish(self) -> None: ...

@@ -1,0 +1,1 @@
+"""One adapter per engine; each imports its engine only inside its own module."""

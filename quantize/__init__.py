@@ -1,0 +1,1 @@
+"""Quantisation: block schemes and the recipes that choose a scheme for each tensor."""

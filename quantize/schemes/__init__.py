@@ -1,0 +1,38 @@
+"""The table of schemes: a type's file is imported when the type is first asked for."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from typing import Final
+
+from llmkit.errors import UnsupportedError
+from llmkit.quantize.schemes.base import Packed, Rows, Scheme
+from llmkit.types import TensorType
+
+__all__ = ["SCHEMES", "Packed", "Rows", "Scheme", "scheme"]
+
+# Each module defines SCHEME. The lazy import keeps numba out of commands that encode nothing.
+SCHEMES: Final[dict[TensorType, str]] = {
+    TensorType.F32: "f32",
+    TensorType.F16: "f16",
+    TensorType.BF16: "bf16",
+    TensorType.Q4_0: "q4_0",
+    TensorType.Q4_1: "q4_1",
+    TensorType.Q5_0: "q5_0",
+    TensorType.Q5_1: "q5_1",
+    TensorType.Q8_0: "q8_0",
+    TensorType.Q4_K: "q4_k",
+    TensorType.Q5_K: "q5_k",
+    TensorType.Q6_K: "q6_k",
+}
+
+
+@cache
+def scheme(type: TensorType) -> Scheme:
+    """The scheme that encodes and decodes `type`."""
+    if type not in SCHEMES:
+        known = ", ".join(t.name for t in SCHEMES)
+        raise UnsupportedError(f"tensor type {type.name} is not implemented; known: {known}")
+    found: Scheme = import_module(f"{__name__}.{SCHEMES[type]}").SCHEME
+    return found
