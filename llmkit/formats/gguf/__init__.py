@@ -1,0 +1,1 @@
+"""GGUF files: values, a strict memory-mapped reader, the layout of a new file."""
