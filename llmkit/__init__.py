@@ -1,3 +1,53 @@
-"""Convert Hugging Face checkpoints to quantised GGUF files, and run them."""
+"""Convert Hugging Face checkpoints to quantised GGUF files, and run them.
+
+    result = llmkit.convert("path/to/checkpoint", "gguf-q4")
+    with llmkit.load(result.path) as model:
+        for text in model.chat([{"role": "user", "content": "Hello"}]):
+            print(text, end="", flush=True)
+
+Everything is imported when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmkit.api import ConversionResult, convert, load
+    from llmkit.errors import LlmkitError
+    from llmkit.protocols import GenerationStats, Message, SamplingOptions, Session
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "ConversionResult",
+    "GenerationStats",
+    "LlmkitError",
+    "Message",
+    "SamplingOptions",
+    "Session",
+    "__version__",
+    "convert",
+    "load",
+]
+
+_HOMES = {
+    "ConversionResult": "llmkit.api",
+    "load": "llmkit.api",
+    "LlmkitError": "llmkit.errors",
+    "GenerationStats": "llmkit.protocols",
+    "Message": "llmkit.protocols",
+    "SamplingOptions": "llmkit.protocols",
+    "Session": "llmkit.protocols",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "convert":
+        return import_module("llmkit.convert")  # the package, which can be called
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'llmkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

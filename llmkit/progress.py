@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from threading import Lock
 from typing import TextIO
 
 from llmkit.protocols import Progress
@@ -30,6 +31,7 @@ class Lines:
         self._total = 0
         self._done = 0
         self._started = self._reported = 0.0
+        self._lock = Lock()  # worker threads report too
 
     def start(self, title: str, total_bytes: int) -> None:
         self._title, self._total, self._done = title, total_bytes, 0
@@ -37,11 +39,15 @@ class Lines:
         self._line(f"{title} ({format_bytes(total_bytes)})")
 
     def advance(self, n_bytes: int, label: str = "") -> None:
-        self._done += n_bytes
-        now = time.monotonic()
-        if now - self._reported >= self.interval:
-            self._reported = now
-            self._line(f"{self._title}: {100 * self._done / max(self._total, 1):.0f} %  {label}")
+        with self._lock:
+            self._done += n_bytes
+            now = time.monotonic()
+            if now - self._reported >= self.interval:
+                self._reported = now
+                self._report(now - self._started, label)
+
+    def _report(self, elapsed: float, label: str) -> None:
+        self._line(f"{self._title}: {100 * self._done / max(self._total, 1):.0f} %  {label}")
 
     def finish(self) -> None:
         self._line(f"{self._title}: done in {time.monotonic() - self._started:.1f} s")
@@ -60,14 +66,8 @@ class Bar(Lines):
         self._started = time.monotonic()
         self._reported = 0.0
 
-    def advance(self, n_bytes: int, label: str = "") -> None:
-        self._done += n_bytes
-        now = time.monotonic()
-        if now - self._reported < self.interval:
-            return
-        self._reported = now
+    def _report(self, elapsed: float, label: str) -> None:
         share = min(1.0, self._done / max(self._total, 1))
-        elapsed = now - self._started
         left = f"{elapsed / share - elapsed:.0f} s left" if share > 0.02 else ""
         bar = ("█" * round(24 * share)).ljust(24, "·")
         speed = format_bytes(int(self._done / max(elapsed, 1e-9)))

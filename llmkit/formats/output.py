@@ -45,8 +45,6 @@ def publish(path: Path, total_bytes: int, *, overwrite: bool) -> Iterator[int]:
             _take_name(part, path, overwrite)
         except OSError as error:
             raise OutputError(_explain(path, total_bytes, error)) from error
-        except BaseException:
-            raise
     except BaseException:
         with suppress(OSError):
             part.unlink()
@@ -64,11 +62,11 @@ def _open_part(part: Path) -> int:
         raise OutputError(f"{part}: cannot be written: {error.strerror}") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         os.close(descriptor)
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise OutputError(f"{part}: another process is writing this file now") from error
-        raise OutputError(f"{part}: cannot be locked: {error.strerror}") from error
+        raise OutputError(f"{part}: another process is writing this file now") from error
+    except OSError:
+        pass  # a file system without locks: two writers at once are then the user's to avoid
     return descriptor
 
 

@@ -1,0 +1,33 @@
+"""The model families llmkit converts: one module each, named after config.json's `model_type`."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from llmkit.convert.archs import llama, mistral
+from llmkit.convert.archs.base import ConfigReader, Family, HParams, InterleaveHalves, Rope, TensorRule
+from llmkit.errors import FormatError, UnsupportedError
+
+__all__ = ["FAMILIES", "ConfigReader", "Family", "HParams", "InterleaveHalves", "Rope", "TensorRule", "find_family"]
+
+FAMILIES: tuple[Family, ...] = (llama.FAMILY, mistral.FAMILY)
+
+_BY_ARCHITECTURE = {name: family for family in FAMILIES for name in family.architectures}
+
+
+def find_family(config: ConfigReader) -> Family:
+    """The family that config.json's `architectures` names.
+
+    Raises FormatError if the entry is missing, UnsupportedError (listing the known ones) if it is not known.
+    """
+    names = config.values.get("architectures")
+    if not isinstance(names, list) or not names or not isinstance(names[0], str):
+        raise FormatError(config.path, f"architectures must name the model class, found {names!r}")
+    name = names[0]
+    if name in _BY_ARCHITECTURE:
+        return _BY_ARCHITECTURE[name]
+    near = get_close_matches(name, _BY_ARCHITECTURE, n=1)
+    hint = f" (did the author mean {near[0]}?)" if near else ""
+    raise UnsupportedError(
+        f"{config.path}: architecture {name!r} is not known to llmkit{hint}; known: {', '.join(_BY_ARCHITECTURE)}"
+    )

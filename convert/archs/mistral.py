@@ -1,0 +1,30 @@
+"""Mistral 7B and Nemo: Llama with other defaults and, in the first version, a sliding window."""
+
+from __future__ import annotations
+
+from llmkit.convert.archs import llama
+from llmkit.convert.archs.base import ConfigReader, Family, HParams
+
+
+def read_hparams(config: ConfigReader) -> HParams:
+    """Hyper-parameters; what config.json leaves out has the default of transformers' MistralConfig."""
+    return llama.read_decoder_hparams(config, n_kv_heads=8, n_context=131072)
+
+
+def notes(config: ConfigReader, hparams: HParams) -> tuple[str, ...]:
+    """The `llama` graph of llama.cpp attends to everything, which differs beyond the window only."""
+    window = config.values.get("sliding_window")
+    if isinstance(window, int) and 0 < window < hparams.n_context:
+        return (f"sliding_window {window} is not carried over: llama.cpp attends to the whole context",)
+    return ()
+
+
+FAMILY = Family(
+    model_type="mistral",
+    architectures=("MistralForCausalLM",),
+    gguf_architecture="llama",
+    read_hparams=read_hparams,
+    tensors=llama.TENSORS,
+    unused=llama.FAMILY.unused,
+    notes=notes,
+)

@@ -1,0 +1,158 @@
+"""Planning a GGUF file: names, metadata and types for llama.cpp.
+
+Keys are those that llama.cpp's loader reads for the architecture (src/llama-arch.cpp, gguf-py/gguf/constants.py).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from llmkit.convert.archs import ConfigReader, HParams, Rope, find_family
+from llmkit.convert.checkpoint import Checkpoint
+from llmkit.convert.modelcard import general_metadata
+from llmkit.convert.plan import ConversionPlan, MatchedTensor, PlannedTensor, match_tensors
+from llmkit.convert.tokenizer import tokenizer_metadata
+from llmkit.formats.gguf import Value, f32, plan_layout, string, u32
+from llmkit.quantize.recipes import Choice, ModelShape, Recipe, choose_types
+from llmkit.types import TensorType, tensor_bytes
+
+QUANTIZATION_VERSION = 2  # ggml.h, GGML_QNT_VERSION
+
+
+def plan_gguf(
+    checkpoint: Checkpoint, recipe: Recipe, *, model_id: str | None = None, tokenizer_pre: str | None = None
+) -> ConversionPlan:
+    """Plan the conversion of `checkpoint` to a GGUF file by `recipe`; reads no weight."""
+    config = ConfigReader(checkpoint.folder / "config.json", checkpoint.config)
+    family = find_family(config)
+    hparams = family.read_hparams(config)
+    matched, notes = match_tensors(family, hparams, checkpoint)
+    named = [(_gguf_name(m), m.source.shape) for m in matched]
+    choices = choose_types(recipe, ModelShape(hparams.n_layers, hparams.n_heads, hparams.n_kv_heads), named)
+
+    metadata: dict[str, Value] = {"general.architecture": string(family.gguf_architecture)}
+    metadata |= general_metadata(checkpoint.folder, checkpoint.config, checkpoint.n_params, model_id)
+    metadata |= _architecture_metadata(family.gguf_architecture, hparams, notes)
+    metadata["general.file_type"] = u32(recipe.file_type)
+    metadata["general.quantization_version"] = u32(QUANTIZATION_VERSION)
+    metadata |= tokenizer_metadata(checkpoint.folder, hparams.n_vocab, checkpoint.config, pre=tokenizer_pre)
+
+    tensors = [_planned(m, name, choices[name], hparams) for m, (name, _) in zip(matched, named, strict=True)]
+    if hparams.rope.scaling == "llama3":
+        tensors.insert(0, _rope_factors(hparams))
+    layout = plan_layout(metadata, [(t.name, t.type, t.shape) for t in tensors])
+    placed = tuple(replace(t, offset=offset) for t, offset in zip(tensors, layout.offsets, strict=True))
+    return ConversionPlan(
+        source=checkpoint.folder,
+        target=f"gguf-{recipe.name}",
+        architecture=family.gguf_architecture,
+        label=recipe.label,
+        header=layout.header,
+        tensors=placed,
+        total_bytes=layout.total_bytes,
+        notes=(*notes, *family.notes(config, hparams)),
+    )
+
+
+def default_output(name: str, recipe: Recipe) -> Path:
+    """`<model name>-Q4_K_M.gguf` in the current folder, as the community names its files."""
+    return Path(f"{name}-{recipe.label}.gguf")
+
+
+def _gguf_name(matched: MatchedTensor) -> str:
+    """`blk.<i>.<role>.weight`: the roles of the families are GGUF's own names."""
+    suffix = matched.rule.pattern.rpartition(".")[2]
+    block = "" if matched.block is None else f"blk.{matched.block}."
+    return f"{block}{matched.rule.role}.{suffix}"
+
+
+def _planned(matched: MatchedTensor, name: str, choice: Choice, hparams: HParams) -> PlannedTensor:
+    return PlannedTensor(
+        name=name,
+        shape=matched.source.shape,
+        type=choice.type,
+        source=matched.source,
+        rows=matched.rule.rows(hparams) if matched.rule.rows else None,
+        offset=0,
+        nbytes=tensor_bytes(choice.type, matched.source.shape),
+        wanted=choice.wanted,
+        reason=choice.reason,
+    )
+
+
+def _architecture_metadata(arch: str, h: HParams, notes: list[str]) -> dict[str, Value]:
+    metadata = {
+        f"{arch}.block_count": u32(h.n_layers),
+        f"{arch}.context_length": u32(h.n_context),
+        f"{arch}.embedding_length": u32(h.n_embd),
+        f"{arch}.feed_forward_length": u32(h.n_ff),
+        f"{arch}.attention.head_count": u32(h.n_heads),
+        f"{arch}.attention.head_count_kv": u32(h.n_kv_heads),
+        f"{arch}.attention.key_length": u32(h.head_dim),
+        f"{arch}.attention.value_length": u32(h.head_dim),
+        f"{arch}.attention.layer_norm_rms_epsilon": f32(h.rms_eps),
+        f"{arch}.rope.freq_base": f32(h.rope.theta),
+        f"{arch}.rope.dimension_count": u32(h.head_dim),
+        f"{arch}.vocab_size": u32(h.n_vocab),
+    }
+    return metadata | _rope_metadata(f"{arch}.rope.scaling.", h.rope, notes)
+
+
+def _rope_metadata(prefix: str, rope: Rope, notes: list[str]) -> dict[str, Value]:
+    """Linear and YaRN scaling are keys; llama3's factors are a tensor; what llama.cpp lacks becomes a note."""
+    if rope.scaling in ("default", "llama3"):
+        return {}
+    if rope.scaling == "linear":
+        return {f"{prefix}type": string("linear"), f"{prefix}factor": f32(rope.number("factor", 1.0))}
+    if rope.scaling == "yarn":
+        original = int(rope.number("original_max_position_embeddings", 0))
+        metadata = {f"{prefix}type": string("yarn"), f"{prefix}factor": f32(rope.number("factor", 1.0))}
+        if original:
+            metadata[f"{prefix}original_context_length"] = u32(original)
+        for key, name in (
+            ("extrapolation_factor", "yarn_ext_factor"),
+            ("attention_factor", "yarn_attn_factor"),
+            ("beta_fast", "yarn_beta_fast"),
+            ("beta_slow", "yarn_beta_slow"),
+        ):
+            if key in rope.parameters and rope.parameters[key] is not None:
+                metadata[f"{prefix}{name}"] = f32(rope.number(key, 1.0))
+        return metadata
+    notes.append(
+        f"rope scaling {rope.scaling!r} is not known to llama.cpp's llama graph and is left out: "
+        "the model is exact up to the context it was first trained for"
+    )
+    return {}
+
+
+def _rope_factors(h: HParams) -> PlannedTensor:
+    """Llama 3.1's frequency factors, float32 [head_dim / 2] (transformers, `_compute_llama3_parameters`).
+
+    Long wavelengths are slowed down by `factor`, short ones are kept, those between are blended.
+    """
+    rope = h.rope
+    factor = rope.number("factor", 8.0)
+    low = rope.number("low_freq_factor", 1.0)
+    high = rope.number("high_freq_factor", 4.0)
+    original = rope.number("original_max_position_embeddings", 8192)
+    # float32 throughout: llama.cpp's converter computes these in float32, and its files are the reference.
+    exponents = np.arange(0, h.head_dim, 2, dtype=np.float32) / np.float32(h.head_dim)
+    wavelengths = np.float32(2 * math.pi) / (np.float32(1) / np.float32(rope.theta) ** exponents)
+    factors = []
+    for wavelength in wavelengths:
+        if wavelength < original / high:
+            factors.append(1.0)
+        elif wavelength > original / low:
+            factors.append(factor)
+        else:
+            smooth = (np.float32(original) / wavelength - np.float32(low)) / np.float32(high - low)
+            factors.append(float(1 / ((1 - smooth) / np.float32(factor) + smooth)))
+    shape = (h.head_dim // 2,)
+    type = TensorType.F32
+    return PlannedTensor(
+        "rope_freqs.weight", shape, type, tuple(factors), None, 0, tensor_bytes(type, shape), wanted=type
+    )

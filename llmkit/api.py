@@ -1,0 +1,170 @@
+"""The functions behind `llmkit.convert` and `llmkit.load`."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmkit.errors import LlmkitError, UnsupportedError
+from llmkit.progress import Silent
+from llmkit.protocols import Progress, Session
+
+if TYPE_CHECKING:
+    from llmkit.convert.plan import ConversionPlan
+    from llmkit.quantize.recipes import Recipe
+
+DEFAULT_MEMORY = "1GiB"
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionResult:
+    """What a conversion did: the `plan`, where its output lies, and how long it took.
+
+    After a dry run nothing lies at `path`, and `seconds` is the time that planning took.
+    """
+
+    path: Path
+    plan: ConversionPlan
+    seconds: float
+    dry_run: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        plan = self.plan
+        return {
+            "path": str(self.path),
+            "written": not self.dry_run,
+            "target": plan.target,
+            "architecture": plan.architecture,
+            "bytes": plan.total_bytes,
+            "parameters": plan.n_params,
+            "bits_per_weight": round(plan.bits_per_weight, 4),
+            "bits_per_weight_without_fallbacks": round(plan.bits_per_weight_wanted, 4),
+            "seconds": round(self.seconds, 3),
+            "types": {
+                type.name: {"tensors": tensors, "parameters": weights, "bytes": size}
+                for type, (tensors, weights, size) in plan.types.items()
+            },
+            "fallbacks": [
+                {
+                    "wanted": f.wanted.name,
+                    "type": f.type.name,
+                    "reason": f.reason,
+                    "tensors": f.n_tensors,
+                    "parameters": f.n_elements,
+                }
+                for f in plan.fallbacks
+            ],
+            "notes": list(plan.notes),
+        }
+
+
+def convert(
+    model: str | os.PathLike[str],
+    to: str,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    dry_run: bool = False,
+    overwrite: bool = False,
+    threads: int | None = None,
+    memory: int | str = DEFAULT_MEMORY,
+    allow_nonfinite: bool = False,
+    tokenizer_pre: str | None = None,
+    progress: Progress | None = None,
+) -> ConversionResult:
+    """Convert a checkpoint to a GGUF file, quantised on the way.
+
+    model: a folder, `org/name[@revision]` or a word, as on the command line.
+    to: `gguf-<type>`, such as gguf-q4_k_m; `llmkit.quantize.recipes.RECIPES` lists the types.
+    output: the file to write, or a folder for it; by default `<model name>-<TYPE>.gguf` in the current folder.
+    threads: number of worker threads; by default one per CPU of this process.
+    memory: bound on the buffers of all threads, in bytes or as "512MiB", "2GB".
+    allow_nonfinite: convert NaN and infinite weights too instead of raising NonFiniteError.
+    tokenizer_pre: llama.cpp's name of the pre-tokenizer, where it cannot be told from tokenizer.json.
+
+    Raises a subclass of LlmkitError; nothing lies at the output's final name then.
+    """
+    from llmkit.convert.checkpoint import open_checkpoint
+    from llmkit.convert.gguf_target import default_output, plan_gguf
+    from llmkit.formats.output import check_output
+    from llmkit.models import resolve
+
+    started = time.monotonic()
+    recipe = parse_target(to)
+    n_threads = _default_threads() if threads is None else threads
+    budget = parse_bytes(memory)
+    progress = progress or Silent()
+    resolved = resolve(os.fspath(model), progress=progress)
+    if resolved.kind != "checkpoint":
+        raise UnsupportedError(f"{resolved.path}: is a {resolved.kind} file; convert reads Hugging Face checkpoints")
+    path = default_output(resolved.name, recipe)
+    if output is not None:
+        path = Path(output) / path if Path(output).is_dir() else Path(output)
+    if not dry_run:
+        check_output(path, overwrite=overwrite)
+    checkpoint = open_checkpoint(resolved.path)
+    plan = plan_gguf(checkpoint, recipe, model_id=resolved.model_id, tokenizer_pre=tokenizer_pre)
+    if not dry_run:
+        from llmkit.convert.execute import execute
+
+        execute(
+            plan,
+            path,
+            threads=n_threads,
+            memory=budget,
+            progress=progress,
+            overwrite=overwrite,
+            allow_nonfinite=allow_nonfinite,
+        )
+    return ConversionResult(path, plan, time.monotonic() - started, dry_run)
+
+
+def load(
+    model: str | os.PathLike[str], *, n_context: int | None = None, n_threads: int | None = None, **options: Any
+) -> Session:
+    """Load a model for running; use the session as a context manager.
+
+    model: a .gguf file, or anything that leads to one, as on the command line.
+    n_context: tokens that prompt and answer may have together.
+    n_threads: CPU threads; by default one per CPU of this process.
+    """
+    from llmkit import runtimes
+    from llmkit.models import resolve
+
+    resolved = resolve(os.fspath(model))
+    return runtimes.load(resolved.path, n_context=n_context, n_threads=n_threads, **options)
+
+
+def parse_target(target: str) -> Recipe:
+    """The recipe that `gguf-<type>` names; raises UnsupportedError listing what there is."""
+    from llmkit.quantize.recipes import RECIPES, SHORT_NAMES, find_recipe
+
+    container, _, type = target.lower().partition("-")
+    if container == "gguf" and type:
+        return find_recipe(type)
+    known = ", ".join(f"gguf-{name}" for name in [*SHORT_NAMES, *RECIPES])
+    raise UnsupportedError(f"unknown target {target!r}; known: {known}")
+
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+
+
+def parse_bytes(size: int | str) -> int:
+    """Bytes of "1GiB", "512MiB", "2GB", "1000000"; raises LlmkitError for anything else."""
+    if isinstance(size, int):
+        return size
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?I?)B?\s*", size.upper())
+    if not match or match[2] not in _UNITS:
+        raise LlmkitError(f"{size!r} is not a size; write it as 512MiB, 1GiB or 2GB")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _default_threads() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1
