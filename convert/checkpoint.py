@@ -1,0 +1,101 @@
+"""Opening a Hugging Face checkpoint folder: its config and the headers of its SafeTensors files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmkit.convert.weightfiles import (
+    INDEX_FILE,
+    SINGLE_FILE,
+    find_unindexed,
+    list_names,
+    member,
+    no_config,
+    read_index,
+)
+from llmkit.errors import FormatError
+from llmkit.formats.safetensors import read_header
+from llmkit.formats.strictjson import read_json_object
+from llmkit.types import TensorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint as its headers describe it; no weight has been read.
+
+    config: config.json as it stands. generation_config: generation_config.json, empty if there is none.
+    tensors: by name, file by file, in the order of their bytes. files: the SafeTensors files, in that order.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    tensors: dict[str, TensorInfo]
+    files: tuple[Path, ...]
+    generation_config: dict[str, Any]
+
+    @property
+    def n_params(self) -> int:
+        """Number of weights, as stored: a tied output matrix that is not in the file does not count."""
+        return sum(info.n_elements for info in self.tensors.values())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(info.nbytes for info in self.tensors.values())
+
+
+def open_checkpoint(folder: Path | str) -> Checkpoint:
+    """Read config.json, generation_config.json and all SafeTensors headers of `folder`.
+
+    Weights are looked for as transformers does: `model.safetensors`, else the shards that
+    `model.safetensors.index.json` names; else one SafeTensors file of another name, or a complete set of
+    numbered shards without an index. Every entry of an index must be in the shard it names, and no tensor in
+    two files.
+
+    Raises ModelNotFoundError when there is no such folder, UnsupportedError for other kinds of checkpoint
+    (PyTorch pickles, adapters, GGUF; the message says what to do), FormatError for all that is damaged,
+    missing, or leads out of the folder.
+    """
+    folder = Path(folder)
+    names = list_names(folder)
+    if "config.json" not in names:
+        raise no_config(folder, names)
+    config = read_json_object(member(folder, "config.json"))
+    generation_config: dict[str, Any] = {}
+    if "generation_config.json" in names:
+        generation_config = read_json_object(member(folder, "generation_config.json"))
+    weight_map: dict[str, str] = {}
+    if SINGLE_FILE in names:
+        shards = [SINGLE_FILE]
+    elif INDEX_FILE in names:
+        weight_map = read_index(folder)
+        shards = sorted(set(weight_map.values()))
+    else:
+        shards = find_unindexed(folder, names)
+    files = tuple(member(folder, shard) for shard in shards)
+    tensors = _read_headers(files)
+    for name, shard in weight_map.items():
+        _check_index_entry(name, folder / shard, tensors)
+    if not tensors:
+        raise FormatError(files[0], "holds no tensors")
+    return Checkpoint(folder, config, tensors, files, generation_config)
+
+
+def _read_headers(files: tuple[Path, ...]) -> dict[str, TensorInfo]:
+    tensors: dict[str, TensorInfo] = {}
+    for path in files:
+        for name, info in read_header(path).tensors.items():
+            if name in tensors:
+                raise FormatError(path, f"is also in {tensors[name].path.name}", tensor=name)
+            tensors[name] = info
+    return tensors
+
+
+def _check_index_entry(name: str, path: Path, tensors: dict[str, TensorInfo]) -> None:
+    found = tensors.get(name)
+    if found is None:
+        raise FormatError(path, f"is missing, though {INDEX_FILE} says it is here", tensor=name)
+    if found.path != path:
+        raise FormatError(path, f"is in {found.path.name}, though {INDEX_FILE} says it is here", tensor=name)
