@@ -15,6 +15,7 @@ from llmkit.protocols import Progress, Session
 
 if TYPE_CHECKING:
     from llmkit.convert.plan import ConversionPlan
+    from llmkit.models import ResolvedModel
     from llmkit.quantize.recipes import Recipe
 
 DEFAULT_MEMORY = "1GiB"
@@ -64,7 +65,7 @@ class ConversionResult:
 
 
 def convert(
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] | ResolvedModel,
     to: str,
     *,
     output: str | os.PathLike[str] | None = None,
@@ -78,7 +79,7 @@ def convert(
 ) -> ConversionResult:
     """Convert a checkpoint to a GGUF file, quantised on the way.
 
-    model: a folder, `org/name[@revision]` or a word, as on the command line.
+    model: a folder, `org/name[@revision]` or a word, as on the command line, or what `llmkit.models.resolve` returned.
     to: `gguf-<type>`, such as gguf-q4_k_m; `llmkit.quantize.recipes.RECIPES` lists the types.
     output: the file to write, or a folder for it; by default `<model name>-<TYPE>.gguf` in the current folder.
     threads: number of worker threads; by default one per CPU of this process.
@@ -91,23 +92,23 @@ def convert(
     from llmkit.convert.checkpoint import open_checkpoint
     from llmkit.convert.gguf_target import default_output, plan_gguf
     from llmkit.formats.output import check_output
-    from llmkit.models import resolve
+    from llmkit.models import ResolvedModel, resolve
 
     started = time.monotonic()
     recipe = parse_target(to)
     n_threads = _default_threads() if threads is None else threads
     budget = parse_bytes(memory)
     progress = progress or Silent()
-    resolved = resolve(os.fspath(model), progress=progress)
-    if resolved.kind != "checkpoint":
-        raise UnsupportedError(f"{resolved.path}: is a {resolved.kind} file; convert reads Hugging Face checkpoints")
+    resolved = (
+        model if isinstance(model, ResolvedModel) else resolve(os.fspath(model), want="checkpoint", progress=progress)
+    )
     path = default_output(resolved.name, recipe)
     if output is not None:
         path = Path(output) / path if Path(output).is_dir() else Path(output)
     if not dry_run:
         check_output(path, overwrite=overwrite)
     checkpoint = open_checkpoint(resolved.path)
-    plan = plan_gguf(checkpoint, recipe, model_id=resolved.model_id, tokenizer_pre=tokenizer_pre)
+    plan = plan_gguf(checkpoint, recipe, model_id=resolved.repo, tokenizer_pre=tokenizer_pre)
     if not dry_run:
         from llmkit.convert.execute import execute
 
@@ -135,7 +136,7 @@ def load(
     from llmkit import runtimes
     from llmkit.models import resolve
 
-    resolved = resolve(os.fspath(model))
+    resolved = resolve(os.fspath(model), want="gguf")
     return runtimes.load(resolved.path, n_context=n_context, n_threads=n_threads, **options)
 
 

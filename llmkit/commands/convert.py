@@ -11,6 +11,7 @@ import click
 from llmkit.api import DEFAULT_MEMORY, ConversionResult, parse_bytes, parse_target
 from llmkit.api import convert as run_conversion
 from llmkit.errors import LlmkitError
+from llmkit.models import resolve
 from llmkit.progress import for_stderr, format_bytes
 
 
@@ -61,7 +62,11 @@ def convert(ctx: click.Context, model: str, target: str, as_json: bool, **option
     only when it is complete.
     """
     quiet = ctx.obj["quiet"]
-    result = run_conversion(model, target, progress=for_stderr(quiet), **options)
+    progress = for_stderr(quiet)
+    resolved = resolve(model, want="checkpoint", progress=progress)
+    if resolved.note and not quiet:
+        click.echo(f"note: {resolved.note}", err=True)
+    result = run_conversion(resolved, target, progress=progress, **options)
     if not quiet:
         _print_notes(result)
     if as_json:
