@@ -1,0 +1,40 @@
+"""Checking and flattening the arrays of a scheme before a kernel, which checks no bounds, sees them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmkit.quantize.schemes.base import Packed, Rows
+from llmkit.types import BLOCK_LAYOUTS, TensorType
+
+
+def flatten(type: TensorType, rows: Rows, packed: Packed) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Flat views of weights [n, columns] and of their encoded rows [n, row_bytes].
+
+    Raises ValueError when the arrays do not belong together or are not contiguous.
+    """
+    layout = BLOCK_LAYOUTS[type]
+    if rows.ndim != 2 or packed.ndim != 2 or rows.dtype != np.float32 or packed.dtype != np.uint8:
+        raise ValueError(
+            f"{type.name}: expected float32 and uint8 matrices, got {rows.dtype} {rows.shape} and "
+            f"{packed.dtype} {packed.shape}"
+        )
+    blocks, rest = divmod(rows.shape[1], layout.block_size)
+    if rest or packed.shape != (rows.shape[0], blocks * layout.block_bytes):
+        raise ValueError(f"{type.name}: {rows.shape} weights do not encode to {packed.shape} bytes")
+    if not (rows.flags.c_contiguous and packed.flags.c_contiguous):
+        raise ValueError(f"{type.name}: rows must lie contiguously in memory")
+    return rows.reshape(-1), packed.reshape(-1)
+
+
+def as_blocks(type: TensorType, block: np.dtype[np.void], packed: Packed) -> NDArray[np.void]:
+    """Encoded rows [n, row_bytes] as an array [n, blocks] of the structured block dtype."""
+    if packed.shape[-1] % block.itemsize:
+        raise ValueError(f"{type.name}: {packed.shape[-1]} bytes are not whole blocks of {block.itemsize}")
+    return np.ascontiguousarray(packed).view(block)
+
+
+def fifth_bits(words: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """16 where a weight's bit is set in 32-bit words of bytes [..., 4], else 0: [..., 32]; weight i is bit i."""
+    return np.unpackbits(words, axis=-1, bitorder="little") << np.uint8(4)

@@ -1,0 +1,69 @@
+"""Q4_1: 32 weights as a float16 scale, a float16 minimum and 32 codes of 4 bits; weight = scale * code + minimum.
+
+Byte i holds the code of weight i in its low half and that of weight i + 16 in its high half. Layout:
+ggml-common.h, `block_q4_1`; encoding: ggml-quants.c, `quantize_row_q4_1_ref`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmkit.kernels.blocks import BLOCK, HALF_BLOCK, bounds, get_f16, put_f16, reciprocal
+from llmkit.kernels.intlanes import load_u8, smaller, splat_int, store_u8, to_float, to_int
+from llmkit.kernels.jit import BYTES_IN, BYTES_OUT, FLOATS_IN, FLOATS_OUT, kernel
+from llmkit.kernels.lanes import load, splat, store
+from llmkit.quantize.schemes.base import Packed, Rows, Scheme
+from llmkit.quantize.schemes.flat import as_blocks, flatten
+from llmkit.types import TensorType
+
+BLOCK_Q4_1: Final = np.dtype([("scale", "<f2"), ("minimum", "<f2"), ("codes", "u1", 16)])
+_BYTES = 20
+
+
+@kernel(FLOATS_IN, BYTES_OUT)
+def _encode(weights: NDArray[np.float32], packed: NDArray[np.uint8]) -> None:
+    for block in range(weights.size // BLOCK):
+        at, to = block * BLOCK, block * _BYTES
+        low, high = load(weights, at), load(weights, at + HALF_BLOCK)
+        minimum, maximum = bounds(low, high)
+        scale = (maximum - minimum) / np.float32(15)
+        inverse, base, half = splat(reciprocal(scale)), splat(minimum), splat(np.float32(0.5))
+        put_f16(packed, to, scale)
+        put_f16(packed, to + 2, minimum)
+        low_codes = smaller(to_int((low - base) * inverse + half), splat_int(15))
+        high_codes = smaller(to_int((high - base) * inverse + half), splat_int(15))
+        store_u8(packed, to + 4, low_codes | (high_codes << 4))
+
+
+@kernel(BYTES_IN, FLOATS_OUT)
+def _decode(packed: NDArray[np.uint8], weights: NDArray[np.float32]) -> None:
+    for block in range(weights.size // BLOCK):
+        at, to = block * _BYTES, block * BLOCK
+        scale, minimum, codes = get_f16(packed, at), get_f16(packed, at + 2), load_u8(packed, at + 4)
+        store(weights, to, to_float(codes & 15) * scale + minimum)
+        store(weights, to + HALF_BLOCK, to_float(codes >> 4) * scale + minimum)
+
+
+def encode(rows: Rows, out: Packed) -> None:
+    """Quantise rows [n, columns] of finite weights to out [n, columns / 32 * 20]."""
+    _encode(*flatten(TensorType.Q4_1, rows, out))
+
+
+def decode(packed: Packed, out: Rows) -> None:
+    """The weights that encoded rows stand for."""
+    weights, codes = flatten(TensorType.Q4_1, out, packed)
+    _decode(codes, weights)
+
+
+def decode_oracle(packed: Packed) -> Rows:
+    """The same in plain NumPy."""
+    blocks = as_blocks(TensorType.Q4_1, BLOCK_Q4_1, packed)
+    codes = np.concatenate([blocks["codes"] & 15, blocks["codes"] >> 4], axis=-1)
+    weights = codes.astype(np.float32) * blocks["scale"].astype(np.float32)[..., None]
+    return (weights + blocks["minimum"].astype(np.float32)[..., None]).reshape(len(packed), -1)
+
+
+SCHEME: Final = Scheme(TensorType.Q4_1, BLOCK_Q4_1, encode, decode, decode_oracle)

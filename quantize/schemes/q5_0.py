@@ -1,0 +1,79 @@
+"""Q5_0: 32 weights as one float16 scale and 32 codes of 5 bits; weight = scale * (code - 16).
+
+A 32-bit word holds bit 4 of every code, weight i at bit i; then byte i holds the lower four bits for weight i in
+its low half and for weight i + 16 in its high half. Layout: ggml-common.h, `block_q5_0`; encoding: ggml-quants.c,
+`quantize_row_q5_0_ref`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmkit.kernels.blocks import (
+    BLOCK,
+    HALF_BLOCK,
+    get_f16,
+    put_f16,
+    put_fifth_bits,
+    reciprocal,
+    signed_extreme,
+    with_fifth_bits,
+)
+from llmkit.kernels.intlanes import get_u32, load_u8, smaller, splat_int, store_u8, to_float, to_int
+from llmkit.kernels.jit import BYTES_IN, BYTES_OUT, FLOATS_IN, FLOATS_OUT, kernel
+from llmkit.kernels.lanes import load, splat, store
+from llmkit.quantize.schemes.base import Packed, Rows, Scheme
+from llmkit.quantize.schemes.flat import as_blocks, fifth_bits, flatten
+from llmkit.types import TensorType
+
+BLOCK_Q5_0: Final = np.dtype([("scale", "<f2"), ("high_bits", "u1", 4), ("codes", "u1", 16)])
+_BYTES = 22
+
+
+@kernel(FLOATS_IN, BYTES_OUT)
+def _encode(weights: NDArray[np.float32], packed: NDArray[np.uint8]) -> None:
+    for block in range(weights.size // BLOCK):
+        at, to = block * BLOCK, block * _BYTES
+        low, high = load(weights, at), load(weights, at + HALF_BLOCK)
+        # The weight of largest magnitude gets code 0 exactly, whichever its sign.
+        scale = signed_extreme(low, high) / np.float32(-16)
+        inverse, offset = splat(reciprocal(scale)), splat(np.float32(16.5))
+        put_f16(packed, to, scale)
+        low_codes = smaller(to_int(low * inverse + offset), splat_int(31))
+        high_codes = smaller(to_int(high * inverse + offset), splat_int(31))
+        put_fifth_bits(packed, to + 2, low_codes, high_codes)
+        store_u8(packed, to + 6, (low_codes & 15) | (high_codes << 4))
+
+
+@kernel(BYTES_IN, FLOATS_OUT)
+def _decode(packed: NDArray[np.uint8], weights: NDArray[np.float32]) -> None:
+    for block in range(weights.size // BLOCK):
+        at, to = block * _BYTES, block * BLOCK
+        scale, fifth, codes = get_f16(packed, at), get_u32(packed, at + 2), load_u8(packed, at + 6)
+        store(weights, to, to_float(with_fifth_bits(codes & 15, fifth) - 16) * scale)
+        store(weights, to + HALF_BLOCK, to_float(with_fifth_bits(codes >> 4, fifth >> 16) - 16) * scale)
+
+
+def encode(rows: Rows, out: Packed) -> None:
+    """Quantise rows [n, columns] of finite weights to out [n, columns / 32 * 22]."""
+    _encode(*flatten(TensorType.Q5_0, rows, out))
+
+
+def decode(packed: Packed, out: Rows) -> None:
+    """The weights that encoded rows stand for."""
+    weights, codes = flatten(TensorType.Q5_0, out, packed)
+    _decode(codes, weights)
+
+
+def decode_oracle(packed: Packed) -> Rows:
+    """The same in plain NumPy."""
+    blocks = as_blocks(TensorType.Q5_0, BLOCK_Q5_0, packed)
+    codes = np.concatenate([blocks["codes"] & 15, blocks["codes"] >> 4], axis=-1) + fifth_bits(blocks["high_bits"])
+    weights = (codes.astype(np.float32) - np.float32(16)) * blocks["scale"].astype(np.float32)[..., None]
+    return weights.reshape(len(packed), -1)
+
+
+SCHEME: Final = Scheme(TensorType.Q5_0, BLOCK_Q5_0, encode, decode, decode_oracle)

@@ -1,0 +1,62 @@
+"""ggml's own encoders, from the installed llama-cpp-python, through ctypes: the judge of exactness."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmkit.types import TensorType
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The base library that llama-cpp-python installs; it needs none of the others."""
+    spec = find_spec("llama_cpp")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("the exactness tests need llama-cpp-python")
+    found = sorted((Path(spec.origin).parent / "lib").glob("*ggml-base*.so")) or sorted(
+        (Path(spec.origin).parent / "lib").glob("*ggml-base*")
+    )
+    base = ctypes.CDLL(str(found[0]))
+    base.ggml_quantize_chunk.restype = ctypes.c_size_t
+    base.ggml_quantize_chunk.argtypes = [
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_void_p,
+    ]
+    base.ggml_row_size.restype = ctypes.c_size_t
+    base.ggml_row_size.argtypes = [ctypes.c_int, ctypes.c_int64]
+    base.ggml_version.restype = ctypes.c_char_p
+    base.ggml_commit.restype = ctypes.c_char_p
+    return base
+
+
+def build() -> str:
+    """Which ggml this is, for notes in golden files."""
+    base = library()
+    return (
+        f"llama-cpp-python {version('llama-cpp-python')}, "
+        f"ggml {base.ggml_version().decode()} commit {base.ggml_commit().decode()}"
+    )
+
+
+def quantize(type: TensorType, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """ggml_quantize_chunk without an importance matrix: float32 [n, columns] -> uint8 [n, row_bytes]."""
+    base = library()
+    rows = np.ascontiguousarray(rows, np.float32)
+    n_rows, columns = rows.shape
+    out = np.zeros((n_rows, base.ggml_row_size(int(type), columns)), np.uint8)
+    written = base.ggml_quantize_chunk(int(type), rows.ctypes.data, out.ctypes.data, 0, n_rows, columns, None)
+    if written != out.nbytes:
+        raise AssertionError(f"ggml wrote {written} bytes of {type.name}, expected {out.nbytes}")
+    return out
