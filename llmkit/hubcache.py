@@ -1,0 +1,140 @@
+"""The Hugging Face cache on disk, read without the network.
+
+Layout, as the huggingface_hub documentation fixes it ("Understand caching"):
+
+    models--<org>--<name>/refs/<revision>        a commit hash
+    models--<org>--<name>/snapshots/<commit>/    the files, links into blobs/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+from llmkit.modelfiles import CONFIG, Contents, contents
+
+COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+# An index of 1,000,000 tensors has some 100 MB; more is no index.
+_MAX_INDEX_BYTES: Final = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class CachedSnapshot:
+    """One revision of a repository in the cache."""
+
+    repo: str
+    commit: str
+    path: Path
+
+
+def hub_constants() -> ModuleType:
+    """huggingface_hub's constants: HF_HOME, HF_HUB_CACHE, HF_ENDPOINT and HF_HUB_OFFLINE as that library reads them."""
+    # Read at import: without it the library puts details of the environment into its User-Agent and asks the
+    # hub for a list of programs that may have called it.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from huggingface_hub import constants
+
+    return constants
+
+
+def cache_folder() -> Path:
+    """Where the cache is, whether or not it exists."""
+    return Path(hub_constants().HF_HUB_CACHE).expanduser()
+
+
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) forbids the network."""
+    return bool(hub_constants().HF_HUB_OFFLINE)
+
+
+def repo_folder(repo: str) -> Path:
+    """The cache folder of the model repository `org/name`."""
+    return cache_folder() / "--".join(("models", *repo.split("/")))
+
+
+def cached_commit(repo: str, revision: str | None) -> str | None:
+    """The commit that `revision` had when it was last fetched; None if it never was.
+
+    Without a revision: that of `main`, else of the snapshot that was made last.
+    """
+    folder = repo_folder(repo)
+    if revision is not None and COMMIT.fullmatch(revision):
+        return revision if (folder / "snapshots" / revision).is_dir() else None
+    reference = folder / "refs" / (revision or "main")
+    if ".." not in reference.parts and reference.is_file():
+        commit = reference.read_text(encoding="ascii", errors="replace").strip()
+        if COMMIT.fullmatch(commit) and (folder / "snapshots" / commit).is_dir():
+            return commit
+    if revision is not None:
+        return None
+    snapshots = [s for s in _subfolders(folder / "snapshots") if COMMIT.fullmatch(s.name)]
+    return max(snapshots, key=lambda s: s.stat().st_mtime).name if snapshots else None
+
+
+def cached_snapshot(repo: str, revision: str | None = None) -> CachedSnapshot | None:
+    """The snapshot of `repo` at `revision`, complete or not; None if there is none."""
+    commit = cached_commit(repo, revision)
+    if commit is None:
+        return None
+    return CachedSnapshot(repo, commit, repo_folder(repo) / "snapshots" / commit)
+
+
+def cached_snapshots() -> Iterator[CachedSnapshot]:
+    """One snapshot per cached model repository, by name."""
+    for folder in sorted(_subfolders(cache_folder()), key=lambda f: f.name.lower()):
+        kind, _, name = folder.name.partition("--")
+        if kind != "models" or not name:
+            continue
+        snapshot = cached_snapshot(name.replace("--", "/", 1))
+        if snapshot is not None:
+            yield snapshot
+
+
+def folder_contents(folder: Path) -> Contents:
+    """Classify what lies in `folder`; links that lead nowhere count as absent."""
+    names = []
+    try:
+        for entry in folder.iterdir():
+            if entry.is_file():
+                names.append(entry.name)
+            elif entry.is_dir() and entry.name == "additional_chat_templates":
+                names += [f"{entry.name}/{child.name}" for child in entry.iterdir() if child.is_file()]
+    except OSError:
+        return contents(())
+    return contents(names)
+
+
+def missing_weights(folder: Path, found: Contents) -> list[str]:
+    """The weight files that a checkpoint folder's index names but the folder lacks; [] when it is complete."""
+    if not found.has_config:
+        return [CONFIG]
+    if found.index is None:
+        return [] if found.weights else ["*.safetensors"]
+    return sorted(shards_in_index(folder / found.index) - set(found.names))
+
+
+def shards_in_index(path: Path) -> set[str]:
+    """The files that a `model.safetensors.index.json` names; empty when it cannot be read.
+
+    Names that are not plain file names are left out: what they point to is refused when the checkpoint is opened.
+    """
+    try:
+        if path.stat().st_size > _MAX_INDEX_BYTES:
+            return set()
+        weight_map = json.loads(path.read_bytes())["weight_map"]
+        return {n for n in weight_map.values() if isinstance(n, str) and n and not {"/", "\\", "\0"} & set(n)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return set()
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        return [child for child in folder.iterdir() if child.is_dir()]
+    except OSError:
+        return []

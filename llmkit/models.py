@@ -1,0 +1,248 @@
+"""From a MODEL argument to files on disk, and the models that are on this machine.
+
+MODEL is, in this order:
+
+1. a path: a checkpoint folder, a .gguf file, or a folder that holds exactly one;
+2. `org/name[@revision]` (also as `hf://org/name` or the address of its page): the Hugging Face cache or hub;
+3. a bare word such as `meta-llama`, matched against the folders here and the cached repositories.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from llmkit import hubcache
+from llmkit.errors import ModelNotFoundError
+from llmkit.localmodels import LocalModel, ModelKind, list_models, match, name_parts
+from llmkit.modelfiles import SPLIT_NAME, Contents, contents, gguf_models, why_no_checkpoint
+from llmkit.protocols import Progress
+
+__all__ = ["LocalModel", "ModelKind", "ResolvedModel", "list_models", "resolve"]
+
+_REPO: Final = re.compile(
+    r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?", re.ASCII
+)  # the hub's own rule for names
+_PAGE: Final = re.compile(r"(?:hf://|https?://(?:huggingface\.co|hf\.co)/)(?P<repo>[^/@]+/[^/@?#]+)(?P<rest>.*)")
+_QUANTISE_FIRST: Final = "llmkit converts it: llmkit convert {} --to gguf-q4"
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedModel:
+    """Where a MODEL argument leads.
+
+    `path` is a checkpoint folder or a .gguf file. `name` is the model's own name, to build output names from.
+    `repo` and `revision` (a commit hash) are set for what lies in the Hugging Face cache. `note` says what was
+    chosen where the argument did not name it exactly: the caller prints it to stderr.
+    """
+
+    path: Path
+    name: str
+    kind: ModelKind
+    repo: str | None = None
+    revision: str | None = None
+    note: str | None = None
+
+
+def resolve(
+    model: str, *, want: ModelKind | None = None, download: bool = True, progress: Progress | None = None
+) -> ResolvedModel:
+    """Find the model that `model` names; `want` restricts it to one kind.
+
+    With `download` False only what is on this machine counts. Raises ModelNotFoundError when nothing fits, or
+    several do, and the errors of `llmkit.hub.fetch`.
+    """
+    if not model.strip():
+        raise ModelNotFoundError("The model's name is empty.")
+    page = _PAGE.fullmatch(model)
+    if page:
+        revision = re.fullmatch(r"(?:@|/tree/)(?P<revision>.+?)/?", page["rest"])
+        return _from_hub(page["repo"], revision["revision"] if revision else None, want, download, progress)
+    path = Path(model).expanduser()
+    if path.is_file():
+        return _from_file(path, want)
+    if path.is_dir():
+        return _from_folder(path, want)
+    if _looks_like_path(model):
+        raise ModelNotFoundError(f"{model}: no such file or folder.{_near_paths(path)}")
+    repo = _REPO.fullmatch(model)
+    if repo:
+        return _from_hub(repo["repo"], repo["revision"], want, download, progress)
+    return _from_word(model, want, download, progress)
+
+
+def _from_file(path: Path, want: ModelKind | None) -> ResolvedModel:
+    suffix = path.suffix.lower()
+    if suffix == ".gguf" or (suffix not in (".safetensors", ".bin", ".pth", ".pt") and _is_gguf(path)):
+        if want == "checkpoint":
+            raise ModelNotFoundError(
+                f"{path} is a GGUF file already; a conversion starts from a SafeTensors checkpoint: give the folder "
+                "that holds config.json and the .safetensors files."
+            )
+        split = SPLIT_NAME.fullmatch(path.name)
+        if split and int(split["number"]) != 1:
+            first = f"{split['stem']}-{1:05d}-of-{split['count']}.gguf"
+            raise ModelNotFoundError(f"{path} is part {int(split['number'])} of a split model; give its first: {first}")
+        return ResolvedModel(path, split["stem"] if split else path.stem, "gguf")
+    if suffix == ".safetensors":
+        raise ModelNotFoundError(
+            f"{path} is one SafeTensors file; a model also needs its config.json and tokenizer. Give the folder: "
+            f"{path.parent}"
+        )
+    if suffix in (".bin", ".pth", ".pt", ".ckpt"):
+        raise ModelNotFoundError(
+            why_no_checkpoint(contents(["pytorch_model" + suffix]), f"{path.parent}").replace(
+                "pytorch_model" + suffix, path.name
+            )
+        )
+    raise ModelNotFoundError(f"{path} is no model: expected a checkpoint folder or a .gguf file.")
+
+
+def _from_folder(path: Path, want: ModelKind | None) -> ResolvedModel:
+    found = hubcache.folder_contents(path)
+    name = path.resolve().name
+    if found.is_checkpoint and want != "gguf":
+        return ResolvedModel(path, name, "checkpoint")
+    if found.ggufs and want != "checkpoint":
+        return _single_gguf(path, found)
+    if want == "gguf" and found.is_checkpoint:
+        raise ModelNotFoundError(
+            f"{path} is a SafeTensors checkpoint; a GGUF file is needed. {_convert_hint(path, name)}"
+        )
+    snapshots = sorted((path / "snapshots").glob("*/config.json")) if path.name.startswith("models--") else []
+    if snapshots:
+        repo = path.name.removeprefix("models--").replace("--", "/", 1)
+        raise ModelNotFoundError(f"{path} is a repository of the Hugging Face cache; give its name: {repo}")
+    raise ModelNotFoundError(why_no_checkpoint(found, f"The folder {path}"))
+
+
+def _single_gguf(folder: Path, found: Contents) -> ResolvedModel:
+    if len(found.ggufs) > 1:
+        raise ModelNotFoundError(f"{folder} holds several GGUF files; give one of them:{_bullets(found.ggufs)}")
+    file = _from_file(folder / found.ggufs[0], "gguf")
+    return ResolvedModel(file.path, file.name, "gguf", note=f"Using {file.path}")
+
+
+def _from_hub(
+    repo: str, revision: str | None, want: ModelKind | None, download: bool, progress: Progress | None
+) -> ResolvedModel:
+    snapshot = hubcache.cached_snapshot(repo, revision)
+    found = hubcache.folder_contents(snapshot.path) if snapshot else None
+    name = repo.rpartition("/")[2]
+    if snapshot and found and found.ggufs and not found.is_checkpoint and want != "checkpoint":
+        file = _single_gguf(snapshot.path, found)
+        return ResolvedModel(file.path, file.name, "gguf", repo, snapshot.commit, file.note)
+    if want == "gguf":
+        raise ModelNotFoundError(
+            f"{repo} names a repository of the hub, and a GGUF file is needed. If it is a SafeTensors checkpoint, "
+            f"{_convert_hint(repo, name)} If it holds GGUF files, download one: hf download {repo} FILE.gguf "
+            "--local-dir ."
+        )
+    if not download:
+        if snapshot is None or found is None or not found.is_checkpoint:
+            raise ModelNotFoundError(
+                f"There is no folder {repo} here, and the Hugging Face cache ({hubcache.cache_folder()}) holds no "
+                f"checkpoint of that name{f' at revision {revision}' if revision else ''}."
+            )
+        return ResolvedModel(snapshot.path, name, "checkpoint", repo, snapshot.commit)
+    from llmkit import hub
+
+    try:
+        fetched = hub.fetch(repo, revision, progress=progress)
+    except ModelNotFoundError as error:
+        raise ModelNotFoundError(f"There is no file or folder {repo} here. {error}") from error
+    return ResolvedModel(fetched.path, name, "checkpoint", repo, fetched.commit, fetched.note)
+
+
+def _from_word(word: str, want: ModelKind | None, download: bool, progress: Progress | None) -> ResolvedModel:
+    everything = list_models()
+    matches = match(word, everything)
+    fitting = [m for m in matches if want in (None, m.kind)]
+    if len(fitting) > 1:
+        listed = _bullets([f"{m.label}  ({m.kind})" if want is None else m.label for m in fitting])
+        raise ModelNotFoundError(f"{word!r} fits several models on this machine; give one of them:{listed}")
+    if len(fitting) == 1:
+        return _use(fitting[0], word, want, download, progress)
+    if matches and want == "gguf":
+        chosen = matches[0]
+        raise ModelNotFoundError(
+            f"{word!r} fits {chosen.label}, a SafeTensors checkpoint; a GGUF file is needed. "
+            f"{_QUANTISE_FIRST.format(chosen.label)}"
+        )
+    if matches:
+        raise ModelNotFoundError(
+            f"{word!r} fits {matches[0].label}, a GGUF file already; a conversion starts from a SafeTensors checkpoint."
+        )
+    raise ModelNotFoundError(
+        f"Nothing on this machine is called {word!r}: no file or folder here, and no repository in the Hugging Face "
+        f"cache.{_near_names(word, everything)} A model of the hub is named with its organisation, and is downloaded "
+        f"when it is converted: llmkit convert ORG/{word} --to gguf-q4"
+    )
+
+
+def _use(
+    chosen: LocalModel, word: str, want: ModelKind | None, download: bool, progress: Progress | None
+) -> ResolvedModel:
+    place = "in the Hugging Face cache" if chosen.source == "cache" else "here"
+    note = f"{word!r} is {chosen.label} {place}"
+    if chosen.missing and chosen.repo and download:
+        completed = _from_hub(chosen.repo, chosen.revision, want, download, progress)
+        return ResolvedModel(completed.path, completed.name, "checkpoint", chosen.repo, completed.revision, note)
+    return ResolvedModel(chosen.path, chosen.name, chosen.kind, chosen.repo, chosen.revision, note)
+
+
+def _is_gguf(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"GGUF"
+    except OSError:
+        return False
+
+
+def _looks_like_path(model: str) -> bool:
+    return (
+        model.startswith(("/", "./", "../", "~"))
+        or model.endswith("/")
+        or model.partition("@")[0].count("/") > 1
+        or model.lower().endswith((".gguf", ".safetensors", ".bin", ".pth", ".pt", ".onnx", ".json"))
+    )
+
+
+def _convert_hint(model: str | Path, name: str) -> str:
+    """How to get the GGUF file, or which ones of that name are here already."""
+    made = [m.path for m in list_models() if m.kind == "gguf" and m.name.lower().startswith(name.lower())]
+    if made:
+        return f"There is {', '.join(map(str, made[:3]))} here already."
+    return _QUANTISE_FIRST.format(model) + "."
+
+
+def _near_paths(path: Path) -> str:
+    parent = path.parent
+    if not parent.is_dir():
+        return f" There is no folder {parent} either."
+    near = difflib.get_close_matches(path.name, [c.name for c in parent.iterdir()], n=3, cutoff=0.6)
+    if near:
+        return f" Did you mean {' or '.join(str(parent / n) for n in near)}?"
+    ggufs = gguf_models(c.name for c in parent.iterdir()) if path.suffix.lower() == ".gguf" else ()
+    return f" GGUF files in {parent}: {', '.join(ggufs[:5])}." if ggufs else ""
+
+
+def _near_names(word: str, models: Sequence[LocalModel]) -> str:
+    by_word: dict[str, str] = {}
+    for model in models:
+        for name in (model.name, model.label, *name_parts(model.label)):
+            by_word.setdefault(name.lower(), model.label)
+    close = difflib.get_close_matches(word.lower(), by_word, n=5, cutoff=0.6)
+    labels = list(dict.fromkeys(by_word[c] for c in close))[:3]
+    return f" Did you mean {' or '.join(labels)}?" if labels else ""
+
+
+def _bullets(items: Sequence[str]) -> str:
+    shown = [f"\n  {item}" for item in items[:20]]
+    if len(items) > 20:
+        shown.append(f"\n  … and {len(items) - 20} more: llmkit models lists them")
+    return "".join(shown)
