@@ -274,11 +274,11 @@ def main() -> None:
     arguments = parser.parse_args()
 
     source: Path = arguments.gguf or packaged_gguf()
-    reader = GGUFReader(source)
-    meta = metadata(reader)
-    tensors = tensors_of(reader, arguments.seed if arguments.dither else None)
-    tied = all(tensor.name != "lm_head.weight" for tensor in tensors)
     with new_folder(arguments.folder) as folder:
+        reader = GGUFReader(source)
+        meta = metadata(reader)
+        tensors = tensors_of(reader, arguments.seed if arguments.dither else None)
+        tied = all(tensor.name != "lm_head.weight" for tensor in tensors)
         write_json(folder / "config.json", config_of(meta, arguments.dtype, tied))
         write_json(folder / "generation_config.json", generation_config_of(meta))
         write_tokenizer(folder, meta)
