@@ -1,0 +1,99 @@
+"""The tokenizer of a checkpoint as GGUF metadata, without transformers, tokenizers or sentencepiece.
+
+files          finds and reads the JSON files
+vocabulary     records: tokens, their types, what becomes of holes
+bpe            byte-level BPE (tokenizer.json), with pretokenizer: which splitting llama.cpp calls by which name
+sentencepiece  tokenizer.model
+metaspace      SentencePiece's kind of BPE where only tokenizer.json is left
+special        BOS, EOS and the like
+chat_template  chat templates
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llmkit.convert.tokenizer.bpe import byte_level_vocabulary
+from llmkit.convert.tokenizer.chat_template import chat_template_metadata
+from llmkit.convert.tokenizer.files import TokenizerFiles, read_tokenizer_files
+from llmkit.convert.tokenizer.metaspace import metaspace_vocabulary
+from llmkit.convert.tokenizer.sentencepiece import read_sentencepiece, sentencepiece_vocabulary
+from llmkit.convert.tokenizer.special import special_metadata
+from llmkit.convert.tokenizer.vocabulary import Vocabulary
+from llmkit.errors import FormatError, UnsupportedError
+from llmkit.formats.gguf import Value
+
+
+def tokenizer_metadata(
+    folder: Path,
+    n_vocab: int,
+    config: Mapping[str, Any],
+    *,
+    pre: str | None = None,
+    notes: list[str] | None = None,
+) -> dict[str, Value]:
+    """All `tokenizer.*` metadata of the checkpoint in `folder`, for an embedding of `n_vocab` rows.
+
+    `config` is the checkpoint's config.json. `pre` names one of llama.cpp's pre-tokenizers and overrides the
+    recognition of the checkpoint's own. What could not be carried over exactly is appended to `notes`, one sentence
+    each, for the user to see.
+
+    Raises FormatError for missing or broken tokenizer files, UnsupportedError for tokenizers that llama.cpp would
+    not imitate. Reads files of bounded size only and runs nothing in them.
+    """
+    notes = [] if notes is None else notes
+    files = read_tokenizer_files(folder)
+    vocabulary = _vocabulary(files, n_vocab, pre, notes)
+    return {
+        **vocabulary.metadata(),
+        **special_metadata(files, vocabulary, config, notes),
+        **chat_template_metadata(files, notes),
+    }
+
+
+def _vocabulary(files: TokenizerFiles, n_vocab: int, pre: str | None, notes: list[str]) -> Vocabulary:
+    """Read the vocabulary from the file that has it: tokenizer.model, which has scores, before tokenizer.json."""
+    path = files.folder / "tokenizer.model"
+    if path.is_file():
+        try:
+            model = read_sentencepiece(path)
+        except FormatError:
+            # Llama 3 repositories carry a list of base64 tokens under this name, beside a tokenizer.json.
+            if files.tokenizer is None:
+                raise
+            notes.append("tokenizer.model is no SentencePiece model; tokenizer.json is taken")
+        else:
+            return sentencepiece_vocabulary(files, model, n_vocab, notes)
+    if files.tokenizer is None:
+        raise FormatError(files.folder, _missing(files.folder))
+    model_json = files.tokenizer.get("model")
+    kind = model_json.get("type") if isinstance(model_json, dict) else None
+    if not isinstance(model_json, dict) or (kind is None and "merges" not in model_json):
+        raise FormatError(files.tokenizer_json, "has no tokenizer model (`model` with a `type`)")
+    if kind not in (None, "BPE"):
+        raise UnsupportedError(
+            f"{files.tokenizer_json}: a tokenizer model of type {kind}; llmkit converts BPE, as the Llama family has it"
+        )
+    if model_json.get("byte_fallback") is True:
+        return metaspace_vocabulary(files, n_vocab, notes)
+    return byte_level_vocabulary(files, n_vocab, pre, notes)
+
+
+def _missing(folder: Path) -> str:
+    looked_for = "found neither tokenizer.json nor tokenizer.model"
+    if (folder / "tekken.json").is_file():
+        return (
+            f"{looked_for}, only tekken.json, which is in Mistral's own format; use a repository of the same model "
+            "with a tokenizer.json"
+        )
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        return (
+            f"{looked_for}, only vocab.json and merges.txt, which do not say how text is split; transformers writes "
+            'tokenizer.json: AutoTokenizer.from_pretrained("<folder>").save_pretrained("<folder>")'
+        )
+    return (
+        f"{looked_for}; copy the tokenizer files (tokenizer.json or tokenizer.model, tokenizer_config.json, "
+        "special_tokens_map.json) here from the model this one was made from"
+    )
