@@ -35,6 +35,11 @@ class LocalModel:
 
 def list_models(folder: Path | None = None) -> list[LocalModel]:
     """The models in `folder` (default: the current one), in its direct subfolders, and in the Hugging Face cache."""
+    return [*models_here(folder), *models_in_cache()]
+
+
+def models_here(folder: Path | None = None) -> list[LocalModel]:
+    """The models in `folder` (default: the current one) and in its direct subfolders."""
     here = folder or Path()
     found = _models_in(here, name=here.resolve().name)
     try:
@@ -43,12 +48,16 @@ def list_models(folder: Path | None = None) -> list[LocalModel]:
         children = []
     for child in children:
         found += _models_in(child, name=child.name)
-    for snapshot in hubcache.cached_snapshots():
-        found += [
-            LocalModel(m.name, m.kind, m.path, m.n_bytes, "cache", snapshot.repo, snapshot.commit, m.missing)
-            for m in _models_in(snapshot.path, name=snapshot.repo.rpartition("/")[2])
-        ]
     return found
+
+
+def models_in_cache() -> list[LocalModel]:
+    """The models in the Hugging Face cache, one revision of each repository."""
+    return [
+        LocalModel(m.name, m.kind, m.path, m.n_bytes, "cache", snapshot.repo, snapshot.commit, m.missing)
+        for snapshot in hubcache.cached_snapshots()
+        for m in _models_in(snapshot.path, name=snapshot.repo.rpartition("/")[2])
+    ]
 
 
 def match(word: str, models: Sequence[LocalModel]) -> list[LocalModel]:

@@ -34,6 +34,7 @@ COMPANIONS: Final[tuple[str, ...]] = (
 PICKLES: Final[tuple[str, ...]] = ("pytorch_model*.bin", "*.pth", "*.pt", "*.ckpt")
 OTHER_WEIGHTS: Final[tuple[str, ...]] = ("*.onnx", "*.h5", "*.msgpack", "*.tflite", "*.npz", "*.nemo")
 
+NUMBERED_NAME: Final = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
 # llama.cpp names the files of a split model `<name>-00001-of-00003.gguf` and loads it by its first file.
 SPLIT_NAME: Final = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 
@@ -61,6 +62,12 @@ class Contents:
         return self.has_config and bool(self.weights)
 
     @property
+    def has_weights(self) -> bool:
+        """Weights of any kind, readable or not."""
+        unreadable = self.pickles or self.other_weights or self.is_adapter or self.is_consolidated
+        return bool(self.weights or self.ggufs or self.index or unreadable)
+
+    @property
     def companions(self) -> tuple[str, ...]:
         return tuple(sorted(n for n in self.names if any(_matches(n, pattern) for pattern in COMPANIONS)))
 
@@ -76,7 +83,7 @@ def contents(names: Iterable[str]) -> Contents:
         weights = [SINGLE]  # transformers, too, prefers the single file where a repository has both
     elif INDEX in all_names:
         index, weights = INDEX, plain
-    elif len(plain) == 1:
+    elif (len(plain) == 1 and not NUMBERED_NAME.fullmatch(plain[0])) or _is_full_set(plain):
         weights = plain
     else:
         weights = []
@@ -142,6 +149,16 @@ def why_no_checkpoint(found: Contents, where: str) -> str:
     if found.has_config:
         return f"{where} has a {CONFIG} but no .safetensors weights."
     return f"{where} holds no model: neither {CONFIG} with .safetensors weights nor a .gguf file."
+
+
+def _is_full_set(names: list[str]) -> bool:
+    """Whether the names are all shards of one numbered set."""
+    shards = [match for name in names if (match := NUMBERED_NAME.fullmatch(name))]
+    if not shards or len(shards) < len(names) or len({(s["stem"], s["count"]) for s in shards}) > 1:
+        return False
+    return {int(s["number"]) for s in shards} == set(range(1, len(shards) + 1)) and int(shards[0]["count"]) == len(
+        shards
+    )
 
 
 def _some(names: tuple[str, ...], limit: int = 3) -> str:

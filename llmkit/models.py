@@ -18,7 +18,7 @@ from typing import Final
 
 from llmkit import hubcache
 from llmkit.errors import ModelNotFoundError
-from llmkit.localmodels import LocalModel, ModelKind, list_models, match, name_parts
+from llmkit.localmodels import LocalModel, ModelKind, list_models, match, models_here, name_parts
 from llmkit.modelfiles import SPLIT_NAME, Contents, contents, gguf_models, why_no_checkpoint
 from llmkit.protocols import Progress
 
@@ -109,14 +109,23 @@ def _from_folder(path: Path, want: ModelKind | None) -> ResolvedModel:
         return ResolvedModel(path, name, "checkpoint")
     if found.ggufs and want != "checkpoint":
         return _single_gguf(path, found)
-    if want == "gguf" and found.is_checkpoint:
-        raise ModelNotFoundError(
-            f"{path} is a SafeTensors checkpoint; a GGUF file is needed. {_convert_hint(path, name)}"
-        )
-    snapshots = sorted((path / "snapshots").glob("*/config.json")) if path.name.startswith("models--") else []
-    if snapshots:
+    if found.is_checkpoint:
+        hint = _convert_hint(path, name)
+        raise ModelNotFoundError(f"{path} is a SafeTensors checkpoint; a GGUF file is needed. {hint}")
+    if path.name.startswith("models--") and (path / "snapshots").is_dir():
         repo = path.name.removeprefix("models--").replace("--", "/", 1)
         raise ModelNotFoundError(f"{path} is a repository of the Hugging Face cache; give its name: {repo}")
+    if not found.has_config and not found.has_weights:
+        inside = [m for m in models_here(path) if want in (None, m.kind)]
+        if len(inside) == 1:
+            note = f"Using {inside[0].label}, the only model in {path}"
+            return ResolvedModel(inside[0].path, inside[0].name, inside[0].kind, note=note)
+        if inside:
+            listed = _bullets([m.label for m in inside])
+            raise ModelNotFoundError(f"The folder {path} holds several models; give one of them:{listed}")
+    if want == "checkpoint":
+        # Opening it tells what is wrong in the terms of a checkpoint: missing shards, pickled weights, no config.
+        return ResolvedModel(path, name, "checkpoint")
     raise ModelNotFoundError(why_no_checkpoint(found, f"The folder {path}"))
 
 
@@ -214,7 +223,7 @@ def _looks_like_path(model: str) -> bool:
 
 def _convert_hint(model: str | Path, name: str) -> str:
     """How to get the GGUF file, or which ones of that name are here already."""
-    made = [m.path for m in list_models() if m.kind == "gguf" and m.name.lower().startswith(name.lower())]
+    made = [m.path for m in models_here() if m.kind == "gguf" and m.name.lower().startswith(name.lower())]
     if made:
         return f"There is {', '.join(map(str, made[:3]))} here already."
     return _QUANTISE_FIRST.format(model) + "."

@@ -1,0 +1,74 @@
+"""What a model file or folder holds: architecture, sizes, types, tokenizer, template; no weight is read.
+
+Pure functions from a path to a frozen `Inspection`; `llmkit.commands.inspect` prints it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llmkit.errors import FormatError, ModelNotFoundError, UnsupportedError
+from llmkit.hubcache import folder_contents
+from llmkit.inspection.records import ChatTemplate, GGUFDetails, Hyperparameters, Inspection, Tokenizer, TypeUsage
+
+__all__ = [
+    "ChatTemplate",
+    "GGUFDetails",
+    "Hyperparameters",
+    "Inspection",
+    "Tokenizer",
+    "TypeUsage",
+    "inspect_path",
+]
+
+
+def inspect_path(path: Path | str) -> Inspection:
+    """Inspect a GGUF file, a SafeTensors file, a folder of SafeTensors files, or a Hugging Face checkpoint.
+
+    A folder that holds exactly one GGUF model stands for it. Raises ModelNotFoundError when there is nothing at
+    `path`, or several models, UnsupportedError for other kinds of files, FormatError for damaged ones.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _inspect_folder(path)
+    if not path.exists():
+        raise ModelNotFoundError(f"{path}: no such file or folder")
+    return _inspect_file(path)
+
+
+def _inspect_file(path: Path) -> Inspection:
+    from llmkit.formats.files import foreign_content, open_regular, read_exactly
+    from llmkit.inspection.checkpoint import inspect_safetensors
+    from llmkit.inspection.gguf import inspect_gguf
+
+    file, size = open_regular(path)
+    with file:
+        head = read_exactly(file, min(size, 64), path)
+    suffix = path.suffix.lower()
+    if head.startswith(b"GGUF") or suffix == ".gguf":
+        return inspect_gguf(path)
+    if suffix == ".safetensors" or head[8:10] == b'{"':
+        return inspect_safetensors(path)
+    what = foreign_content(head) or "neither a GGUF nor a SafeTensors file"
+    raise UnsupportedError(f"{path}: {what}")
+
+
+def _inspect_folder(folder: Path) -> Inspection:
+    from llmkit.inspection.checkpoint import inspect_checkpoint, inspect_safetensors_folder
+    from llmkit.inspection.gguf import inspect_gguf
+
+    found = folder_contents(folder)
+    safetensors = sorted(n for n in found.names if "/" not in n and n.endswith(".safetensors"))
+    if not safetensors and len(found.ggufs) == 1:
+        return inspect_gguf(folder / found.ggufs[0])
+    if not safetensors and found.ggufs:
+        listed = "".join(f"\n  {folder / name}" for name in found.ggufs)
+        raise ModelNotFoundError(f"{folder} holds several GGUF files; give one of them:{listed}")
+    if safetensors and not found.has_config:
+        return inspect_safetensors_folder(folder, safetensors)
+    try:
+        return inspect_checkpoint(folder)
+    except FormatError:
+        if found.has_config or safetensors:
+            raise
+        raise ModelNotFoundError(f"{folder} holds no model: no .gguf and no .safetensors file") from None
