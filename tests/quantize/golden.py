@@ -1,0 +1,30 @@
+"""Golden vectors: what a named build of ggml makes of fixed weights, kept in tests/golden.
+
+`weights.npz` holds the rows of every case (float32 [rows, 256]); `<type>.npz` holds their encodings under the same
+names (uint8 [rows, row_bytes]) and under `build` the ggml that made them. scripts/make_golden.py writes both.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmkit.types import TensorType
+
+FOLDER: Final = Path(__file__).resolve().parent.parent / "golden"
+WEIGHTS: Final = FOLDER / "weights.npz"
+
+
+def golden_file(type: TensorType) -> Path:
+    return FOLDER / f"{type.name.lower()}.npz"
+
+
+def read(path: Path) -> dict[str, NDArray[np.generic]]:
+    """All arrays of a golden file; a missing file is an error that says how to make it."""
+    if not path.exists():
+        raise AssertionError(f"{path} is missing: run scripts/make_golden.py where llama-cpp-python is installed")
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
