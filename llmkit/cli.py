@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib import import_module
 from typing import Any, Final
@@ -51,6 +52,8 @@ def cli(ctx: click.Context, debug: bool, quiet: bool) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Entry point: exit status 0, 1 (the work failed; one message on stderr), 2 (usage) or 130 (interrupted)."""
+    # Being asked to end unwinds like Ctrl-C does, so that an unfinished output is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     arguments = sys.argv[1:] if args is None else args
     sys.exit(run(arguments))
 

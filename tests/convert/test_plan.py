@@ -13,7 +13,7 @@ from llmkit.convert.plan import ConversionPlan
 from llmkit.errors import FormatError, UnsupportedError
 from llmkit.quantize.recipes import find_recipe
 from llmkit.types import TensorType
-from tests.tinymodels import TinyLlama, write_json
+from tests.tinymodels import TinyLlama, encode, write_json, write_raw_safetensors
 
 
 def plan(folder: Path, model: TinyLlama, recipe: str = "q4_k_m") -> ConversionPlan:
@@ -161,17 +161,11 @@ def test_refused(case: str, tmp_path: Path) -> None:
 
 
 def test_integer_weights_are_refused(tmp_path: Path) -> None:
-    import safetensors
-
-    folder = TinyLlama().write(tmp_path)
-    file = folder / "model.safetensors"
-    tensors = {n: {**t} for n, t in safetensors.deserialize(file.read_bytes())}
-    name = "model.layers.0.mlp.up_proj.weight"
-    tensors[name] = {"dtype": "int8", "shape": [512, 256], "data": bytes(512 * 256)}
-    for n, t in tensors.items():
-        if n != name:
-            t["dtype"] = "bfloat16"
-    safetensors.serialize_file(tensors, str(file))
+    model = TinyLlama()
+    folder = model.write(tmp_path)
+    tensors = {n: ("BF16", w.shape, encode(w, "BF16")) for n, w in model.weights().items()}
+    tensors["model.layers.0.mlp.up_proj.weight"] = ("I8", (512, 256), bytes(512 * 256))
+    write_raw_safetensors(folder / "model.safetensors", tensors)
     with pytest.raises(UnsupportedError, match=r"up_proj.weight' has dtype I8; weights may be F32, F16, BF16"):
         plan_gguf(open_checkpoint(folder), find_recipe("f16"))
 

@@ -1,0 +1,171 @@
+"""Executing a plan: the same bytes however it is done, and nothing at all when something is wrong."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import llmkit
+from llmkit.errors import FormatError, LlmkitError, NonFiniteError, OutputError
+from llmkit.formats.gguf import open_gguf
+from tests.tinymodels import TinyLlama, decode, write_safetensors
+
+TARGETS = ["gguf-f32", "gguf-f16", "gguf-bf16", "gguf-q8_0", "gguf-q4_0", "gguf-q4_k_m"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_threads_and_memory_do_not_change_a_byte(target: str, tmp_path: Path) -> None:
+    folder = TinyLlama(n_shards=2, bias=True).write(tmp_path / "model")
+    files = []
+    for threads, memory in ((1, "1GiB"), (3, "4MiB"), (2, "1MiB")):
+        path = tmp_path / f"{threads}.gguf"
+        llmkit.convert(folder, target, output=path, threads=threads, memory=memory)
+        files.append(path.read_bytes())
+    assert files[0] == files[1] == files[2]
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+def test_every_weight_arrives_where_llama_cpp_expects_it(dtype: str, tmp_path: Path) -> None:
+    model = TinyLlama(dtype=dtype, bias=True, n_heads=8, n_kv_heads=2)
+    llmkit.convert(model.write(tmp_path / "model"), "gguf-f32", output=tmp_path / "out.gguf")
+    weights = model.weights()
+    with open_gguf(tmp_path / "out.gguf") as file:
+        for i in range(model.n_layers):
+            for part, heads in (("q", 8), ("k", 2)):
+                for suffix in ("weight", "bias"):
+                    source = weights[f"model.layers.{i}.self_attn.{part}_proj.{suffix}"]
+                    # Row j of a head's first half and of its second become rows 2j and 2j + 1.
+                    halves = source.reshape(heads, 2, model.head_dim // 2, -1)
+                    expected = halves.swapaxes(1, 2).reshape(source.shape)
+                    assert np.array_equal(f32(file, f"blk.{i}.attn_{part}.{suffix}"), expected)
+            up = weights[f"model.layers.{i}.mlp.up_proj.weight"]
+            assert np.array_equal(f32(file, f"blk.{i}.ffn_up.weight"), up)
+        assert np.array_equal(f32(file, "output.weight"), weights["lm_head.weight"])
+
+
+def f32(file: Any, name: str) -> NDArray[np.float32]:
+    values: NDArray[np.float32] = file.raw(name).view(np.float32).reshape(file.tensors[name].shape)
+    return values
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+def test_a_weight_that_is_not_finite_is_named(dtype: str, value: float, tmp_path: Path) -> None:
+    model = TinyLlama(dtype=dtype)
+    folder = model.write(tmp_path / "model")
+    weights = model.weights()
+    weights["model.layers.1.mlp.down_proj.weight"][7, 300] = value
+    model.write_weights(folder, weights)
+    for target in TARGETS:
+        with pytest.raises(NonFiniteError) as caught:
+            llmkit.convert(folder, target, output=tmp_path / "out.gguf")
+        message = str(caught.value)
+        for words in ("model.safetensors", "model.layers.1.mlp.down_proj.weight", "row 7, column 300", "--allow"):
+            assert words in message
+        assert str(np.float32(value)) in message
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
+
+
+def test_allow_nonfinite_carries_the_values_on(tmp_path: Path) -> None:
+    model = TinyLlama(dtype="F32")
+    folder = model.write(tmp_path / "model")
+    weights = model.weights()
+    weights["model.norm.weight"][3] = np.inf
+    model.write_weights(folder, weights)
+    llmkit.convert(folder, "gguf-q8_0", output=tmp_path / "out.gguf", allow_nonfinite=True)
+    with open_gguf(tmp_path / "out.gguf") as file:
+        assert f32(file, "output_norm.weight")[3] == np.inf
+
+
+@pytest.mark.parametrize(("target", "value"), [("gguf-f16", 7e4), ("gguf-q4_0", 1e6), ("gguf-q8_0", 1e8)])
+def test_finite_values_that_float16_cannot_hold_are_refused(target: str, value: float, tmp_path: Path) -> None:
+    model = TinyLlama(dtype="F32")
+    folder = model.write(tmp_path / "model")
+    weights = model.weights()
+    weights["model.layers.0.mlp.up_proj.weight"][0, 0] = value
+    model.write_weights(folder, weights)
+    with pytest.raises(NonFiniteError, match=r"up_proj.weight' holds values too large for .*gguf-bf16"):
+        llmkit.convert(folder, target, output=tmp_path / "out.gguf")
+    llmkit.convert(folder, "gguf-bf16", output=tmp_path / "out.gguf")
+
+
+def test_a_budget_too_small_for_one_row_says_what_is_needed(tmp_path: Path) -> None:
+    folder = TinyLlama().write(tmp_path / "model")
+    with pytest.raises(OutputError, match=r"raise --memory or lower --threads"):
+        llmkit.convert(folder, "gguf-q4_0", output=tmp_path / "out.gguf", memory="100K", threads=2)
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_an_input_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
+    from llmkit.convert.checkpoint import open_checkpoint
+    from llmkit.convert.execute import execute
+    from llmkit.convert.gguf_target import plan_gguf
+    from llmkit.progress import Silent
+    from llmkit.quantize.recipes import find_recipe
+
+    folder = TinyLlama().write(tmp_path / "model")
+    plan = plan_gguf(open_checkpoint(folder), find_recipe("q8_0"))
+    weights = folder / "model.safetensors"
+    os.truncate(weights, weights.stat().st_size // 2)
+    with pytest.raises(FormatError, match=r"model.safetensors: tensor .* too early"):
+        execute(plan, tmp_path / "out.gguf", threads=2, memory=2**28, progress=Silent())
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_memory_of_the_buffers_stays_within_the_budget(tmp_path: Path) -> None:
+    """The chunks are cut so that all buffers of all threads together fit."""
+    from llmkit.convert.checkpoint import open_checkpoint
+    from llmkit.convert.execute import _Buffers, execute
+    from llmkit.convert.gguf_target import plan_gguf
+    from llmkit.progress import Silent
+    from llmkit.quantize.recipes import find_recipe
+
+    folder = TinyLlama(n_embd=1024, n_ff=2048, n_heads=4, n_kv_heads=4).write(tmp_path / "model")
+    plan = plan_gguf(open_checkpoint(folder), find_recipe("q4_k_m"))
+    sizes: dict[tuple[int, str], int] = {}
+    original = _Buffers.get
+
+    def get(self: _Buffers, name: str, n_bytes: int) -> NDArray[np.uint8]:
+        key = (threading.get_ident(), name)
+        sizes[key] = max(sizes.get(key, 0), n_bytes)
+        return original(self, name, n_bytes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Buffers, "get", get)
+        execute(plan, tmp_path / "out.gguf", threads=2, memory=10 * 2**20, progress=Silent())
+    assert 0 < sum(sizes.values()) <= 10 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [("1GiB", 2**30), ("512MiB", 2**29), ("2GB", 2 * 10**9), ("1.5K", 1500), (7, 7), ("64", 64)]
+)
+def test_sizes(size: int | str, expected: int) -> None:
+    from llmkit.api import parse_bytes
+
+    assert parse_bytes(size) == expected
+
+
+@pytest.mark.parametrize("size", ["", "GB", "-1", "1TB", "1 2", "nan", "1e3"])
+def test_sizes_that_are_none(size: str) -> None:
+    from llmkit.api import parse_bytes
+
+    with pytest.raises(LlmkitError, match="is not a size"):
+        parse_bytes(size)
+
+
+def test_the_helpers_of_these_tests_agree_with_safetensors(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    weights = TinyLlama(dtype="BF16", n_layers=1).weights()
+    write_safetensors(tmp_path / "w.safetensors", weights, "BF16")
+    for name, tensor in load_file(tmp_path / "w.safetensors").items():
+        assert tensor.dtype is torch.bfloat16
+        assert np.array_equal(tensor.to(torch.float32).numpy(), weights[name])
+    assert decode(b"\x80\x3f", "BF16", (1,))[0] == 1.0
