@@ -1,0 +1,152 @@
+"""A llama.cpp context: runs tokens through the model and remembers what its KV cache holds."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmkit.errors import EngineError
+from llmkit.runtimes import _llama_log
+from llmkit.runtimes._interrupt import InterruptFlag, deferred_interrupt
+
+PROMPT_BATCH: Final = 512
+# Logits of a whole batch take n_tokens x n_vocab floats inside llama.cpp: 128 rows of 128 k tokens are 64 MiB.
+OUTPUT_BATCH: Final = 128
+# Asking for an abort after every graph node costs about 1 % of a batch of this size, and more of a single token.
+_WATCHED_BATCH: Final = 8
+
+_ABORTED: Final = 2  # llama_decode: stopped by the abort callback
+
+
+class Context:
+    """One sequence of tokens in a KV cache of `n_context` positions.
+
+    `cached` lists the tokens whose keys and values are in memory. The memory may hold more behind them, after an
+    interruption, never less: `keep_prefix` cuts it to size before anything is added.
+    """
+
+    def __init__(self, lib: Any, model: Any, *, n_context: int, n_threads: int, n_vocab: int) -> None:
+        params = lib.llama_context_default_params()
+        params.n_ctx = n_context
+        params.n_batch = params.n_ubatch = min(PROMPT_BATCH, n_context)
+        params.n_outputs_max = params.n_outputs_max_per_seq = min(OUTPUT_BATCH, n_context)
+        params.n_threads = params.n_threads_batch = n_threads
+        self._flag = InterruptFlag()
+        self._abort = lib.ggml_abort_callback(lambda _data: self._flag.is_set)
+        self._no_abort = lib.ggml_abort_callback()
+        self._lib = lib
+        self.pointer = lib.llama_init_from_model(model, params)
+        if not self.pointer:
+            raise EngineError(
+                f"llama.cpp could not set up a context of {n_context} tokens: "
+                f"{_llama_log.last_errors() or 'no reason given'}. A smaller context (--context, n_context) needs "
+                "less memory."
+            )
+        self._memory = lib.llama_get_memory(self.pointer)
+        self._n_swa: int = lib.llama_model_n_swa(model)
+        self.n_context = n_context
+        self.n_vocab = n_vocab
+        self.cached: list[int] = []
+
+        self._tokens = np.zeros(PROMPT_BATCH, np.int32)
+        self._positions = np.zeros(PROMPT_BATCH, np.int32)
+        self._outputs = np.zeros(PROMPT_BATCH, np.int8)
+        self._batch = lib.llama_batch()
+        self._batch.token = self._tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        self._batch.pos = self._positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        self._batch.logits = self._outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
+
+    def close(self) -> None:
+        self._lib.llama_free(self.pointer)
+
+    def clear(self) -> None:
+        self.cached = []
+        self._lib.llama_memory_clear(self._memory, False)
+
+    def keep_prefix(self, ids: Sequence[int]) -> int:
+        """Cut the memory to what it shares with the beginning of `ids`; how many tokens that is.
+
+        At least one token of `ids` is left to process, because the logits of the last one are wanted. Recurrent
+        states cannot be cut, and a sliding window may have dropped what the cut would need: then nothing is kept.
+        """
+        shared = common_prefix(self.cached, ids)
+        shared = min(shared, len(ids) - 1)
+        del self.cached[shared:]
+        if shared == 0 or not self._cut(shared):
+            self.clear()
+        return len(self.cached)
+
+    def _cut(self, length: int) -> bool:
+        first: int = self._lib.llama_memory_seq_pos_min(self._memory, 0)
+        if first < 0 or (first > 0 and first > length - self._n_swa):
+            return False
+        return bool(self._lib.llama_memory_seq_rm(self._memory, 0, length, -1))
+
+    def feed(self, ids: Sequence[int]) -> None:
+        """Process `ids` after the cached tokens; llama.cpp then has the logits of the last one.
+
+        Ctrl-C in between raises KeyboardInterrupt and leaves the context usable.
+        """
+        for start in range(0, len(ids), PROMPT_BATCH):
+            part = ids[start : start + PROMPT_BATCH]
+            self._outputs[: len(part)] = 0
+            self._outputs[len(part) - 1] = start + len(part) == len(ids)
+            self._decode(part)
+
+    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Logits after every token of `ids` from an empty cache, float32 [n_tokens, n_vocab]."""
+        self.clear()
+        result = np.empty((len(ids), self.n_vocab), np.float32)
+        for start in range(0, len(ids), OUTPUT_BATCH):
+            part = ids[start : start + OUTPUT_BATCH]
+            self._outputs[: len(part)] = 1
+            self._decode(part)
+            rows = self._lib.llama_get_logits(self.pointer)
+            result[start : start + len(part)] = np.ctypeslib.as_array(rows, (len(part), self.n_vocab))
+        return result
+
+    def step(self, token: int) -> None:
+        """Process one generated token."""
+        self._tokens[0] = token
+        self._positions[0] = len(self.cached)
+        self._outputs[0] = 1
+        self._batch.n_tokens = 1
+        self._check(self._lib.llama_decode(self.pointer, self._batch))
+        self.cached.append(token)
+
+    def _decode(self, part: Sequence[int]) -> None:
+        count = len(part)
+        self._tokens[:count] = part
+        self._positions[:count] = range(len(self.cached), len(self.cached) + count)
+        self._batch.n_tokens = count
+        if count < _WATCHED_BATCH:
+            self._check(self._lib.llama_decode(self.pointer, self._batch))
+        else:
+            with deferred_interrupt(self._flag):
+                self._lib.llama_set_abort_callback(self.pointer, self._abort, None)
+                code = self._lib.llama_decode(self.pointer, self._batch)
+                self._lib.llama_set_abort_callback(self.pointer, self._no_abort, None)
+            self._check(code)
+        self.cached.extend(part)
+
+    def _check(self, code: int) -> None:
+        if code == 0:
+            return
+        if code == _ABORTED:
+            raise KeyboardInterrupt
+        self.clear()
+        raise EngineError(f"llama.cpp could not process the tokens (code {code}): {_llama_log.last_errors()}")
+
+
+def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two sequences share at their beginning."""
+    count = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
