@@ -19,11 +19,6 @@ from llmkit.formats.gguf import GGUFFile, Value, ValueType, open_gguf, u32
 from llmkit.types import TensorType
 
 
-def plain(field: gguf.ReaderField) -> object:
-    """gguf-py's decoded value; it gives None for empty arrays."""
-    return [] if field.types == [gguf.GGUFValueType.ARRAY] else field.contents()
-
-
 def assert_equals_gguf_py(file: GGUFFile, reader: gguf.GGUFReader) -> None:
     fields = {name: field for name, field in reader.fields.items() if not name.startswith("GGUF.")}
     assert list(file.metadata) == list(fields)
@@ -33,7 +28,7 @@ def assert_equals_gguf_py(file: GGUFFile, reader: gguf.GGUFReader) -> None:
         assert int(value.type) == types[0]
         if value.element_type is not None and len(types) > 1:
             assert int(value.element_type) == types[1]
-        assert file.get(key) == plain(field)
+        assert file.get(key) == field.contents()
     assert list(file.tensors) == [tensor.name for tensor in reader.tensors]
     for theirs in reader.tensors:
         ours = file.tensors[theirs.name]
