@@ -87,8 +87,7 @@ def read_index(folder: Path) -> dict[str, str]:
     missing = [shard for shard in shards if not _exists(folder / shard)]
     if missing:
         listed = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        what = "shard is" if len(missing) == 1 else "shards are"
-        problem = f"{len(missing)} of {len(shards)} {what} missing: {listed}; {how_to_get(folder, missing[:5])}"
+        problem = f"{len(missing)} of {len(shards)} shards missing: {listed}; {how_to_get(folder, missing[:5])}"
         raise FormatError(folder, problem)
     return weight_map
 
