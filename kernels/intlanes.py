@@ -151,6 +151,12 @@ def store_u16(typingctx, array, index, lanes):  # type: ignore[no-untyped-def]
     return (types.void(array, index, lanes), _storing(_HALF)) if _element(array, 16) and lanes == I32X16 else None
 
 
+@intrinsic
+def store_i32(typingctx, array, index, lanes):  # type: ignore[no-untyped-def]
+    """array[index : index + 16] = lanes."""
+    return (types.void(array, index, lanes), _storing(_WORD)) if _element(array, 32) and lanes == I32X16 else None
+
+
 def _getting(element: ir.IntType) -> Build:
     def build(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
         value = builder.load(_pointer(context, builder, sig, args, element), align=1)

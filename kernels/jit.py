@@ -35,6 +35,7 @@ def target(element: types.Type) -> types.Array:
 
 FLOATS_IN: Final = source(types.float32)
 FLOATS_OUT: Final = target(types.float32)
+INTS_OUT: Final = target(types.int32)
 BYTES_IN: Final = source(types.uint8)
 BYTES_OUT: Final = target(types.uint8)
 
