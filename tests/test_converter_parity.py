@@ -1,0 +1,66 @@
+"""llmkit's files against those of llama.cpp's own converter: tensor bytes equal, metadata equal but for stated reasons."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import llmkit
+import numpy as np
+import pytest
+from llmkit.formats.gguf import open_gguf
+
+from tests.tinymodels import TinyLlama
+
+pytestmark = pytest.mark.slow
+
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+
+# Keys that one file has and the other lacks, or whose values differ, and why that is right.
+DIFFERENCES: dict[str, str] = {
+}
+
+
+@pytest.fixture(scope="session")
+def converter() -> Path:
+    script = str(SCRIPTS / "llama_cpp_source.py")
+    done = subprocess.run([sys.executable, script], check=True, stdout=subprocess.PIPE, text=True)
+    return Path(done.stdout.strip()) / "convert_hf_to_gguf.py"
+
+
+def convert_with_peer(converter: Path, folder: Path, type: str, output: Path) -> None:
+    subprocess.run(
+        [sys.executable, str(converter), str(folder), "--outtype", type, "--outfile", str(output)],
+        check=True,
+        capture_output=True,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+    )
+
+
+def assert_same(ours: Path, theirs: Path) -> None:
+    with open_gguf(ours) as a, open_gguf(theirs) as b:
+        assert set(a.tensors) == set(b.tensors)
+        for name, tensor in a.tensors.items():
+            assert (tensor.dtype, tensor.shape) == (b.tensors[name].dtype, b.tensors[name].shape)
+            assert np.array_equal(a.raw(name), b.raw(name)), name
+        different = {key for key in {*a.metadata, *b.metadata} if not same(a.get(key), b.get(key))}
+        unexplained = different - set(DIFFERENCES)
+        assert not unexplained, [(key, a.get(key), b.get(key)) for key in unexplained]
+
+
+def same(a: Any, b: Any) -> bool:
+    if a is None or b is None:
+        return a is b
+    return np.array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.mark.parametrize("type", ["f32", "f16", "bf16", "q8_0"])
+def test_smollm2(type: str, smollm2_checkpoint: Path, converter: Path, tmp_path: Path) -> None:
+    llmkit.convert(smollm2_checkpoint, f"gguf-{type}", output=tmp_path / "ours.gguf")
+    convert_with_peer(converter, smollm2_checkpoint, type, tmp_path / "theirs.gguf")
+    assert_same(tmp_path / "ours.gguf", tmp_path / "theirs.gguf")
+    for path in tmp_path.iterdir():
+        path.unlink()
