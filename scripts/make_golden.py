@@ -38,7 +38,7 @@ def make_weights() -> None:
     chosen = {
         case: r[np.linspace(0, len(r) - 1, ROWS_PER_CASE).astype(int), :GOLDEN_COLUMNS] for case, r in rows.items()
     }
-    np.savez_compressed(WEIGHTS, **chosen)
+    np.savez_compressed(WEIGHTS, allow_pickle=False, **chosen)
 
 
 def main(names: list[str]) -> None:
@@ -49,7 +49,7 @@ def main(names: list[str]) -> None:
     types = [TensorType[name.upper()] for name in names] or list(SCHEMES)
     for type in types:
         packed = {case: ggml.quantize(type, rows) for case, rows in weights.items()}
-        np.savez_compressed(golden_file(type), build=np.array(ggml.build()), **packed)
+        np.savez_compressed(golden_file(type), allow_pickle=False, build=np.array(ggml.build()), **packed)
         print(f"{golden_file(type)}: {golden_file(type).stat().st_size:,} bytes, {ggml.build()}")
 
 

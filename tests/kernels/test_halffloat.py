@@ -27,7 +27,7 @@ def midpoints(values: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def converted(convert: Callable[[Any, Any], None], src: NDArray[Any], dtype: type) -> NDArray[Any]:
-    out = np.zeros(src.size, dtype)
+    out: NDArray[Any] = np.zeros(src.size, dtype)
     convert(src, out)
     return out
 
@@ -108,17 +108,17 @@ def test_narrows_float64() -> None:
 class TestArrays:
     def test_every_length(self, convert: Callable[[Any, Any], None], source: type, target: type) -> None:
         """Each value is converted alike wherever it stands, and nothing is written beyond the end."""
-        values = np.arange(1, 71).astype(source)
+        values: NDArray[Any] = np.arange(1, 71).astype(source)
         whole = converted(convert, values, target)
         assert np.unique(whole).size == 70
         for size in range(70):
-            out = np.full(size + 16, 77, target)
+            out: NDArray[Any] = np.full(size + 16, 77, target)
             convert(values[:size], out[:size])
             np.testing.assert_array_equal(out[:size], whole[:size])
             assert (out[size:] == 77).all()
 
     def test_unaligned_and_read_only(self, convert: Callable[[Any, Any], None], source: type, target: type) -> None:
-        values = np.arange(1, 41).astype(source)
+        values: NDArray[Any] = np.arange(1, 41).astype(source)
         buffer = np.concatenate([np.zeros(1, np.uint8), values.view(np.uint8)])
         buffer.flags.writeable = False
         np.testing.assert_array_equal(

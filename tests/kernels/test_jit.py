@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -49,16 +50,14 @@ def test_one_version_serves_read_only_and_unaligned_arrays() -> None:
     with pytest.raises(TypeError):
         double(values, values)  # a target must be writable
     with pytest.raises(TypeError):
-        double(np.zeros(5), out)
+        double(np.zeros(5), out)  # type: ignore[arg-type]
 
 
 def test_works_without_a_place_for_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    njit = jit.njit
-
     def refusing(**options: Any) -> Any:
         if options.get("cache"):
             raise RuntimeError("cannot cache function: no locator available")
-        return njit(**options)
+        return numba.njit(**options)
 
     monkeypatch.setattr(jit, "njit", refusing)
     out = np.zeros(2, np.float32)

@@ -35,7 +35,7 @@ def _one_sided(rng: np.random.Generator) -> Rows:
 
 def _grid(rng: np.random.Generator) -> Rows:
     """Small multiples of 1/16: quotients that lie exactly between two codes, and extremes of both signs."""
-    return rng.integers(-128, 129, (16, COLUMNS)).astype(np.float32) / 16
+    return rng.integers(-128, 129, (16, COLUMNS)).astype(np.float32) / np.float32(16)
 
 
 def _constant(rng: np.random.Generator) -> Rows:
@@ -63,7 +63,8 @@ def _one_weight(rng: np.random.Generator) -> Rows:
 
 def _tiny(rng: np.random.Generator) -> Rows:
     """Scales down to those whose float16 underflows, and where 1 / scale is about to overflow."""
-    return rng.standard_normal((16, COLUMNS), np.float32) * np.logspace(-5, -38, 16, dtype=np.float32)[:, None]
+    scales = np.logspace(-5, -38, 16, dtype=np.float32)[:, None]
+    return (rng.standard_normal((16, COLUMNS), np.float32) * scales).astype(np.float32)
 
 
 def _denormal(rng: np.random.Generator) -> Rows:

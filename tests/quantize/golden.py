@@ -7,7 +7,7 @@ names (uint8 [rows, row_bytes]) and under `build` the ggml that made them. scrip
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ def golden_file(type: TensorType) -> Path:
     return FOLDER / f"{type.name.lower()}.npz"
 
 
-def read(path: Path) -> dict[str, NDArray[np.generic]]:
+def read(path: Path) -> dict[str, NDArray[Any]]:
     """All arrays of a golden file; a missing file is an error that says how to make it."""
     if not path.exists():
         raise AssertionError(f"{path} is missing: run scripts/make_golden.py where llama-cpp-python is installed")

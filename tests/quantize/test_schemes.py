@@ -229,7 +229,7 @@ def test_refuses_arrays_that_do_not_belong_together(type: TensorType) -> None:
     with pytest.raises(ValueError, match=type.name):
         s.encode(np.zeros((COLUMNS, 4), np.float32).T, np.zeros((4, row_bytes), np.uint8))
     with pytest.raises((ValueError, TypeError)):
-        s.encode(rows.astype(np.float64), np.zeros((4, row_bytes), np.uint8))  # type: ignore[arg-type]
+        s.encode(rows.astype(np.float64), np.zeros((4, row_bytes), np.uint8))
     if BLOCK_LAYOUTS[type].block_size > 1:
         with pytest.raises(ValueError, match=type.name):
             s.row_bytes(COLUMNS + 1)
@@ -240,6 +240,6 @@ def test_float_types_keep_what_is_not_finite(type: TensorType) -> None:
     """The only types that can; ggml's bits include its choice of NaN."""
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 1 << 32, (64, COLUMNS), np.uint32).view(np.float32)
-    rows[0, :6] = [np.nan, -np.nan, np.inf, -np.inf, np.finfo(np.float32).max, -65520]
+    rows[0, :5] = [np.nan, -np.nan, np.inf, -np.inf, -65520.0]
     rows[1:8] = (rng.integers(0, 1 << 24, (7, COLUMNS), np.uint32) | np.uint32(0x7F000000)).view(np.float32)
     assert_same_bytes(encode(scheme(type), rows), ggml.quantize(type, rows), rows)
