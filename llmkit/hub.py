@@ -248,7 +248,7 @@ def _translate(error: Exception, repo: str, revision: str | None) -> LlmkitError
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return OutputError(
                 f"{hubcache.cache_folder()}: no space left while downloading {where}. Free some, or set HF_HUB_CACHE "
-                "to a folder on another disk; finished files are kept."
+                "to a folder on another disk. Finished files are kept."
             )
         if isinstance(cause, PermissionError) or (isinstance(cause, OSError) and cause.errno == errno.EROFS):
             return OutputError(f"{cause.filename or hubcache.cache_folder()}: the cache cannot be written: {cause}")
@@ -256,7 +256,7 @@ def _translate(error: Exception, repo: str, revision: str | None) -> LlmkitError
     said = str(root).splitlines()[0].strip().rstrip(".") if str(root).strip() else ""
     return HubError(
         f"Could not fetch {where} from {constants.ENDPOINT}: {said or type(root).__name__}. Check the connection and "
-        "run the command again; finished files are kept."
+        "run the command again; it goes on with the file it stopped at."
     )
 
 

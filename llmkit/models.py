@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from llmkit import hubcache
-from llmkit.errors import ModelNotFoundError
+from llmkit.errors import HubError, ModelNotFoundError
 from llmkit.localmodels import LocalModel, ModelKind, list_models, match, models_here, name_parts
 from llmkit.modelfiles import SPLIT_NAME, Contents, contents, gguf_models, why_no_checkpoint
 from llmkit.protocols import Progress
@@ -162,8 +162,13 @@ def _from_hub(
 
     try:
         fetched = hub.fetch(repo, revision, progress=progress)
-    except ModelNotFoundError as error:
-        raise ModelNotFoundError(f"There is no file or folder {repo} here. {error}") from error
+    except (ModelNotFoundError, HubError) as error:
+        # Perhaps a path with a typo was meant.
+        folder = Path(repo).parent
+        near = _near_paths(Path(repo)) if folder.is_dir() else ""
+        if near or isinstance(error, ModelNotFoundError):
+            raise type(error)(f"There is no file or folder {repo} here.{near} {error}") from error
+        raise
     return ResolvedModel(fetched.path, name, "checkpoint", repo, fetched.commit, fetched.note)
 
 

@@ -44,6 +44,7 @@ class FakeHub:
     """Use as a context manager; `url` is the endpoint, `requests` the log."""
 
     token = "hf_fake"  # the one token that may read private and gated repositories
+    expired_token = "hf_expired"
 
     def __init__(self) -> None:
         self.repos: dict[str, FakeRepo] = {}
@@ -52,6 +53,9 @@ class FakeHub:
         self.fail_files: dict[str, int] = {}  # file -> status of its GET
         self.cut: dict[str, list[int]] = {}  # file -> where to cut each next transfer short
         self.ignore_ranges = False
+        self.stalled = threading.Event()  # set when a transfer of `stall` has begun and will not go on
+        self.stall: str | None = None
+        self._stopped = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -77,6 +81,7 @@ class FakeHub:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._stopped.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -109,6 +114,8 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             repo = hub.repos.get(name)
             if hub.fail_api is not None:
                 self.reply(hub.fail_api, b"broken")
+            elif self.bearer() == hub.expired_token:
+                self.reply(401, b"", {"X-Error-Message": "Invalid credentials in Authorization header"})
             elif repo is None or (repo.private and self.bearer() != hub.token):
                 # The real hub does not tell those without a token whether a repository exists.
                 status = 401 if self.bearer() is None else 404
@@ -154,6 +161,15 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                 start = int(wanted.removeprefix("bytes=").rstrip("-"))
                 headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
                 status = 206
+            if self.command == "GET" and file == hub.stall:
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data[: len(data) // 2])
+                self.wfile.flush()
+                hub.stalled.set()
+                hub._stopped.wait(30)
+                return
             cut = hub.cut[file].pop(0) if self.command == "GET" and hub.cut.get(file) else None
             self.reply(status, data[start:], headers, cut)
 

@@ -258,6 +258,12 @@ def test_gated_repository(fake: FakeHub, monkeypatch: pytest.MonkeyPatch) -> Non
     assert all(r.token is None for r in on_cdn)  # the token stays with the hub
 
 
+def test_expired_token(fake: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", fake.expired_token)
+    with pytest.raises(HubError, match="does not accept the token it was sent for"):
+        hub.fetch(REPO)
+
+
 @pytest.mark.parametrize(
     ("status", "message"),
     [(500, "failed with status 500"), (503, "failed with status 503"), (429, "too many requests")],
@@ -352,21 +358,40 @@ def test_resolve_names_repository_and_commit(fake: FakeHub) -> None:
         resolve("tiny-org/none")
 
 
+def environment_for(fake: FakeHub, home: Path) -> dict[str, str]:
+    """The environment of a process that is to take `fake` for the hub, with an empty cache under `home`."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING")) and "proxy" not in k.lower()}
+    return kept | {"HF_ENDPOINT": fake.url, "HF_HOME": str(home), "HF_TOKEN": fake.token}
+
+
+PROGRAM = (
+    "from llmkit.models import resolve; from llmkit.progress import for_stderr; import sys\n"
+    f"print(resolve('{REPO}', progress=for_stderr('-q' in sys.argv)).path)"
+)
+
+
+def test_a_killed_download_is_made_good_by_the_next(fake: FakeHub, tmp_path: Path) -> None:
+    environment = environment_for(fake, tmp_path / "home")
+    fake.stall = SHARDS[1]
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], env=environment, stderr=subprocess.DEVNULL) as process:
+        assert fake.stalled.wait(30)
+        process.kill()
+    fake.stall = None
+    fake.requests.clear()
+    again = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True)
+    folder = Path(again.stdout.strip())
+    assert all((folder / name).read_bytes() == data for name, data in NEEDED.items())
+    assert fake.fetched() == [SHARDS[1]]
+
+
 def test_the_environment_decides(fake: FakeHub, tmp_path: Path) -> None:
     """HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE, in a process of its own: the library reads them at import."""
     fake.repos[REPO].private = True
-    program = (
-        "from llmkit.models import resolve; from llmkit.progress import for_stderr; import sys\n"
-        f"print(resolve('{REPO}', progress=for_stderr('-q' in sys.argv)).path)"
-    )
-    environment = {
-        k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING")) and "proxy" not in k.lower()
-    }
-    environment |= {"HF_ENDPOINT": fake.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": fake.token}
+    environment = environment_for(fake, tmp_path / "home")
 
     def run(*args: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-c", program, *args],
+            [sys.executable, "-c", PROGRAM, *args],
             env=environment,
             capture_output=True,
             text=True,

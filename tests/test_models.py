@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from llmkit import hubcache
 from llmkit.cli import cli
-from llmkit.errors import ModelNotFoundError
+from llmkit.errors import HubError, ModelNotFoundError
 from llmkit.localmodels import LocalModel, list_models, match
 from llmkit.modelfiles import contents, gguf_models
 from llmkit.models import resolve
@@ -182,6 +182,13 @@ class TestRepositories:
             ModelNotFoundError, match=r"no folder org/Tiny here, and the Hugging Face cache \(.*\) holds"
         ):
             resolve("org/Tiny", download=False)
+
+    def test_a_path_with_a_typo_looks_like_a_repository(self, here: Path) -> None:
+        checkpoint(here / "models" / "tiny")
+        with pytest.raises(HubError, match=r"no file or folder models/tyni here\. Did you mean models/tiny\?.*OFFLINE"):
+            resolve("models/tyni")
+        with pytest.raises(HubError, match="^org/tiny is not in the cache"):
+            resolve("org/tiny")
 
     def test_cached_gguf(self) -> None:
         path = cached("org/Tiny-GGUF", ["tiny.Q4_0.gguf"])
