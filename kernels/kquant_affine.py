@@ -1,25 +1,29 @@
 """Scale and minimum of 32-weight sub-blocks, as ggml's `make_qkx2_quants` finds them.
 
-A sub-block is stored as codes 0..n_codes with w = scale * code + minimum, minimum <= 0. The search tries
-`n_steps + 1` inverse scales; for each it rounds the weights to codes, fits scale and minimum to the codes by weighted
-least squares, and keeps the fit when its weighted squared error is smaller. A kept minimum is the one from which later
-candidates are measured, so candidates depend on each other and only sub-blocks are independent: `search_lanes` takes
-sixteen of them side by side, one per lane, and adds within each lane in ggml's order.
+A sub-block is stored as codes 0..highest with w = scale * code + minimum, minimum <= 0. The search tries the inverse
+scales (highest + first + 0.1 * step) / (maximum - minimum) for step = 0 .. last_step: each time it rounds the weights
+to codes, fits scale and minimum to the codes by weighted least squares, and keeps the fit if its weighted squared error
+is the smallest so far. A kept minimum is the one from which later candidates are measured, so candidates depend on each
+other and only sub-blocks are independent: `search_lanes` takes sixteen of them side by side, one per lane, and adds
+within each lane in ggml's order.
 
 Source: ggml/src/ggml-quants.c of llama.cpp (make_qkx2_quants, quantize_row_q4_K_ref).
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
+from llmkit.kernels.intlanes import mask_bits
 from llmkit.kernels.jit import helper
-from llmkit.kernels.kquant_numbers import ROUNDING_MAGIC, clamp, nearest_int
-from llmkit.kernels.lanes import LANES, absolute, any_lane, load, select, splat, sqrt, store
+from llmkit.kernels.kquant_rounding import ROUNDING_MAGIC, nearest_int
+from llmkit.kernels.lanes import LANES, absolute, load, select, splat, sqrt, store
 
 SUB_BLOCK: Final = 32
+SCRATCH: Final = 3 * SUB_BLOCK * LANES
+FOUND: Final = 4 * LANES
 
 _ZERO: Final = np.float32(0)
 _ONE: Final = np.float32(1)
@@ -30,8 +34,8 @@ _ROUNDING_LIMIT: Final = np.float32(4194303.0)
 
 
 @helper
-def search_one(x, start, n_codes, first_step, n_steps):
-    """The search on one sub-block x[start : start + 32], operation by operation as in C.
+def search_one(columns: Any, lane: Any, highest: Any, first: Any, last_step: Any) -> Any:
+    """The search on one sub-block, weight i at columns[16 * i + lane], operation by operation as in C.
 
     Returns float32 (scale, -minimum, inverse scale of the codes, minimum the codes were measured from); the last two
     give the codes that the search settled on: nearest_int(inverse_scale * (w - measured_from)).
@@ -40,50 +44,50 @@ def search_one(x, start, n_codes, first_step, n_steps):
     codes = np.empty(SUB_BLOCK, np.float32)
     sum_x2 = _ZERO
     for i in range(SUB_BLOCK):
-        sum_x2 += x[start + i] * x[start + i]
+        sum_x2 += columns[LANES * i + lane] * columns[LANES * i + lane]
     root_mean_square = np.float32(np.sqrt(sum_x2 / _COUNT))
     for i in range(SUB_BLOCK):
-        weights[i] = root_mean_square + abs(x[start + i])
+        weights[i] = root_mean_square + abs(columns[LANES * i + lane])
 
-    minimum = x[start]
-    maximum = x[start]
+    minimum = columns[lane]
+    maximum = columns[lane]
     sum_w = weights[0]
-    sum_x = sum_w * x[start]
+    sum_x = sum_w * columns[lane]
     for i in range(1, SUB_BLOCK):
-        if x[start + i] < minimum:
-            minimum = x[start + i]
-        if x[start + i] > maximum:
-            maximum = x[start + i]
+        if columns[LANES * i + lane] < minimum:
+            minimum = columns[LANES * i + lane]
+        if columns[LANES * i + lane] > maximum:
+            maximum = columns[LANES * i + lane]
         sum_w += weights[i]
-        sum_x += weights[i] * x[start + i]
+        sum_x += weights[i] * columns[LANES * i + lane]
     if minimum > _ZERO:
         minimum = _ZERO
     if maximum == minimum:
         return _ZERO, -minimum, _ZERO, minimum
 
-    top = np.int32(n_codes)
+    n_codes = np.float32(highest)
     inverse = n_codes / (maximum - minimum)
     scale = _ONE / inverse
     best_error = _ZERO
     for i in range(SUB_BLOCK):
-        code = np.float32(clamp(nearest_int(inverse * (x[start + i] - minimum)), np.int32(0), top))
-        difference = scale * code + minimum - x[start + i]
+        code = np.float32(max(0, min(highest, nearest_int(inverse * (columns[LANES * i + lane] - minimum)))))
+        difference = scale * code + minimum - columns[LANES * i + lane]
         best_error += weights[i] * (difference * difference)
     best_inverse = inverse
     measured_from = minimum
 
-    for step in range(n_steps + 1):
-        inverse = (first_step + _STEP * np.float32(step) + n_codes) / (maximum - minimum)
+    for step in range(last_step + 1):
+        inverse = (first + _STEP * np.float32(step) + n_codes) / (maximum - minimum)
         sum_l = _ZERO
         sum_l2 = _ZERO
         sum_xl = _ZERO
         for i in range(SUB_BLOCK):
-            code = np.float32(clamp(nearest_int(inverse * (x[start + i] - minimum)), np.int32(0), top))
+            code = np.float32(max(0, min(highest, nearest_int(inverse * (columns[LANES * i + lane] - minimum)))))
             codes[i] = code
             weighted = weights[i] * code
             sum_l += weighted
             sum_l2 += weighted * code
-            sum_xl += weighted * x[start + i]
+            sum_xl += weighted * columns[LANES * i + lane]
         determinant = sum_w * sum_l2 - sum_l * sum_l
         if determinant > _ZERO:
             fitted_scale = (sum_w * sum_xl - sum_x * sum_l) / determinant
@@ -93,7 +97,7 @@ def search_one(x, start, n_codes, first_step, n_steps):
                 fitted_scale = sum_xl / sum_l2
             error = _ZERO
             for i in range(SUB_BLOCK):
-                difference = fitted_scale * codes[i] + fitted_minimum - x[start + i]
+                difference = fitted_scale * codes[i] + fitted_minimum - columns[LANES * i + lane]
                 error += weights[i] * (difference * difference)
             if error < best_error:
                 best_error = error
@@ -105,20 +109,16 @@ def search_one(x, start, n_codes, first_step, n_steps):
 
 
 @helper
-def search_lanes(x, start, n_codes, first_step, n_steps, scratch, found):
-    """The search on sixteen consecutive sub-blocks x[start : start + 512].
+def search_lanes(scratch: Any, highest: Any, first: Any, last_step: Any, found: Any) -> None:
+    """The search on sixteen sub-blocks.
 
-    `scratch` holds 3 * 512 float32. `found` takes four groups of sixteen float32: the results of `search_one`.
-    n_codes, first_step: float32; the inverse scales tried are (first_step + 0.1 * step + n_codes) / range.
+    `scratch` holds SCRATCH float32, of which the first 512 are the weights: weight i of sub-block `lane` at
+    16 * i + lane. `found` takes four groups of sixteen float32: the results of `search_one`. highest and last_step
+    are integers, first is float32 (see the module).
     """
     size = SUB_BLOCK * LANES
     weights_at = size
     codes_at = 2 * size
-    # Weight i of all lanes side by side.
-    for lane in range(LANES):
-        for i in range(SUB_BLOCK):
-            scratch[i * LANES + lane] = x[start + lane * SUB_BLOCK + i]
-
     zero = splat(_ZERO)
     sum_x2 = zero
     for i in range(0, size, LANES):
@@ -145,6 +145,7 @@ def search_lanes(x, start, n_codes, first_step, n_steps, scratch, found):
     # A lane whose rounding could leave nearest_int's exact range, or which has no range, is searched again alone.
     limit = splat(_ROUNDING_LIMIT)
     magic = splat(ROUNDING_MAGIC)
+    n_codes = np.float32(highest)
     magic_top = splat(ROUNDING_MAGIC + n_codes)
 
     span = maximum - minimum
@@ -162,9 +163,9 @@ def search_lanes(x, start, n_codes, first_step, n_steps, scratch, found):
     best_inverse = inverse
     measured_from = minimum
 
-    for step in range(n_steps + 1):
+    for step in range(last_step + 1):
         span = maximum - minimum
-        inverse = splat(first_step + _STEP * np.float32(step) + n_codes) / span
+        inverse = splat(first + _STEP * np.float32(step) + n_codes) / span
         in_range = in_range & (absolute(inverse * span) <= limit) & (absolute(inverse * (lowest - minimum)) <= limit)
         sum_l = zero
         sum_l2 = zero
@@ -200,11 +201,11 @@ def search_lanes(x, start, n_codes, first_step, n_steps, scratch, found):
     store(found, LANES, -minimum)
     store(found, 2 * LANES, best_inverse)
     store(found, 3 * LANES, measured_from)
-    if any_lane(~in_range):
-        store(scratch, 0, select(in_range, zero, splat(_ONE)))
+    out_of_range = mask_bits(~in_range)
+    if out_of_range != 0:
         for lane in range(LANES):
-            if scratch[lane] != _ZERO:
-                one = search_one(x, start + lane * SUB_BLOCK, n_codes, first_step, n_steps)
+            if (out_of_range >> lane) & 1:
+                one = search_one(scratch, lane, highest, first, last_step)
                 found[lane] = one[0]
                 found[LANES + lane] = one[1]
                 found[2 * LANES + lane] = one[2]

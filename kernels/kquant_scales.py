@@ -9,44 +9,49 @@ Source: ggml/src/ggml-quants.c of llama.cpp (quantize_row_q4_K_ref, get_scale_mi
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
+from llmkit.kernels.blocks import get_f16, put_f16
+from llmkit.kernels.intlanes import first_float, store_u8
 from llmkit.kernels.jit import helper
 from llmkit.kernels.kquant_affine import SUB_BLOCK, search_lanes
-from llmkit.kernels.kquant_numbers import SUPERBLOCK, clamp, f16_bits, f16_value, nearest_int
-from llmkit.kernels.lanes import LANES
+from llmkit.kernels.kquant_rounding import SUPERBLOCK, nearest_codes, nearest_int
+from llmkit.kernels.lanes import LANES, load, splat, store, transpose
 
 SUB_BLOCKS: Final = SUPERBLOCK // SUB_BLOCK
 # The search takes this many superblocks at a time.
 GROUP: Final = LANES // SUB_BLOCKS
-SCRATCH: Final = 4 * SUB_BLOCK * LANES
-FOUND: Final = 4 * LANES
 
 _ZERO: Final = np.float32(0)
 _TOP: Final = np.float32(63)
 
 
 @helper
-def search_superblocks(x, start, count, n_codes, first_step, n_steps, scratch, found):
+def search_superblocks(
+    x: Any, start: Any, count: Any, highest: Any, first: Any, last_step: Any, scratch: Any, found: Any
+) -> None:
     """Search one or two superblocks x[start : start + 256 * count] into `found` (float32, FOUND long).
 
     scratch: float32, SCRATCH long.
     """
     if count == GROUP:
-        search_lanes(x, start, n_codes, first_step, n_steps, scratch, found)
-        return
-    padded = scratch[3 * SUB_BLOCK * LANES :]
-    for i in range(SUPERBLOCK):
-        padded[i] = x[start + i]
-    for i in range(SUPERBLOCK, GROUP * SUPERBLOCK):
-        padded[i] = _ZERO
-    search_lanes(padded, 0, n_codes, first_step, n_steps, scratch, found)
+        for i in range(0, SUB_BLOCK, LANES):
+            transpose(x, start + i, SUB_BLOCK, scratch, i * LANES)
+    else:
+        # The lanes of the missing superblock are zeros, which the search leaves at once.
+        padded = scratch[SUPERBLOCK * GROUP :]
+        for i in range(0, SUPERBLOCK, LANES):
+            store(padded, i, load(x, start + i))
+            store(padded, SUPERBLOCK + i, splat(_ZERO))
+        for i in range(0, SUB_BLOCK, LANES):
+            transpose(padded, i, SUB_BLOCK, scratch, i * LANES)
+    search_lanes(scratch, highest, first, last_step, found)
 
 
 @helper
-def write_scales(found, lane, out, at):
+def write_scales(found: Any, lane: Any, out: Any, at: Any) -> None:
     """Write the 16 bytes of scales and minimums found for lanes lane..lane+7 to out[at : at + 16]."""
     max_scale = _ZERO
     max_minimum = _ZERO
@@ -68,19 +73,15 @@ def write_scales(found, lane, out, at):
             out[at + 8 + j] = (scale & 15) | ((minimum & 15) << 4)
             out[at + j] |= (scale >> 4) << 6
             out[at + 4 + j] |= (minimum >> 4) << 6
-    d = f16_bits(max_scale / _TOP)
-    dmin = f16_bits(max_minimum / _TOP)
-    out[at] = d & 255
-    out[at + 1] = d >> 8
-    out[at + 2] = dmin & 255
-    out[at + 3] = dmin >> 8
+    put_f16(out, at, max_scale / _TOP)
+    put_f16(out, at + 2, max_minimum / _TOP)
 
 
 @helper
-def read_scales(packed, at, scales, minimums):
+def read_scales(packed: Any, at: Any, scales: Any, minimums: Any) -> None:
     """Read the 16 bytes at packed[at:] into eight float32 scales and eight float32 minimums."""
-    d = f16_value(np.uint32(packed[at]) | (np.uint32(packed[at + 1]) << np.uint32(8)))
-    dmin = f16_value(np.uint32(packed[at + 2]) | (np.uint32(packed[at + 3]) << np.uint32(8)))
+    d = first_float(get_f16(packed, at))
+    dmin = first_float(get_f16(packed, at + 2))
     for j in range(4):
         low, middle, high = packed[at + 4 + j], packed[at + 8 + j], packed[at + 12 + j]
         scales[j] = d * np.float32(low & 63)
@@ -90,23 +91,19 @@ def read_scales(packed, at, scales, minimums):
 
 
 @helper
-def round_codes(x, start, n_codes, found, lane, scales, minimums, codes):
-    """Round the superblock x[start : start + 256] to codes with the scales as they were stored.
+def round_codes(
+    x: Any, start: Any, highest: Any, found: Any, lane: Any, scales: Any, minimums: Any, codes: Any
+) -> None:
+    """Round the superblock x[start : start + 256] to bytes `codes` with the scales and minimums as they were stored.
 
     A sub-block whose stored scale is zero keeps the codes of its search.
     """
-    top = np.int32(n_codes)
     for j in range(SUB_BLOCKS):
-        first = start + SUB_BLOCK * j
-        scale = scales[j]
-        minimum = minimums[j]
-        if scale != _ZERO:
-            for i in range(SUB_BLOCK):
-                code = nearest_int((x[first + i] + minimum) / scale)
-                codes[SUB_BLOCK * j + i] = clamp(code, np.int32(0), top)
+        if scales[j] != _ZERO:
+            scale, minimum = splat(scales[j]), splat(minimums[j])
+            for i in range(SUB_BLOCK * j, SUB_BLOCK * (j + 1), LANES):
+                store_u8(codes, i, nearest_codes((load(x, start + i) + minimum) / scale, 0, highest))
         else:
-            inverse = found[2 * LANES + lane + j]
-            measured_from = found[3 * LANES + lane + j]
-            for i in range(SUB_BLOCK):
-                code = nearest_int(inverse * (x[first + i] - measured_from))
-                codes[SUB_BLOCK * j + i] = clamp(code, np.int32(0), top)
+            inverse, measured_from = splat(found[2 * LANES + lane + j]), splat(found[3 * LANES + lane + j])
+            for i in range(SUB_BLOCK * j, SUB_BLOCK * (j + 1), LANES):
+                store_u8(codes, i, nearest_codes(inverse * (load(x, start + i) - measured_from), 0, highest))

@@ -9,13 +9,13 @@ Source: ggml/src/ggml-quants.c of llama.cpp (make_qx_quants with rmse_type 1, qu
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from llmkit.kernels.jit import helper
-from llmkit.kernels.kquant_numbers import GROUP_MAX_EPS, ROUNDING_MAGIC, SUPERBLOCK, clamp, nearest_int
-from llmkit.kernels.lanes import LANES, absolute, load, select, splat, store
+from llmkit.kernels.kquant_rounding import GROUP_MAX_EPS, ROUNDING_MAGIC, SUPERBLOCK
+from llmkit.kernels.lanes import LANES, absolute, load, select, splat, store, transpose
 
 SUB_BLOCK: Final = 16
 SCRATCH: Final = 3 * SUPERBLOCK
@@ -30,7 +30,7 @@ _MAGIC_HIGH: Final = ROUNDING_MAGIC + _HALF_RANGE - _ONE
 
 
 @helper
-def search_signed_scales(x, start, scratch, found):
+def search_signed_scales(x: Any, start: Any, scratch: Any, found: Any) -> None:
     """Search the sixteen sub-blocks of the superblock x[start : start + 256].
 
     `scratch` holds SCRATCH float32. `found` takes two groups of sixteen float32: the scales, and the inverse scales
@@ -42,9 +42,7 @@ def search_signed_scales(x, start, scratch, found):
     weighted_at = SUPERBLOCK
     squares_at = 2 * SUPERBLOCK
     # Weight i of all sub-blocks side by side.
-    for lane in range(LANES):
-        for i in range(SUB_BLOCK):
-            scratch[i * LANES + lane] = x[start + lane * SUB_BLOCK + i]
+    transpose(x, start, SUB_BLOCK, scratch, 0)
 
     zero = splat(_ZERO)
     magic = splat(ROUNDING_MAGIC)
@@ -91,10 +89,3 @@ def search_signed_scales(x, start, scratch, found):
     zeros = largest < splat(GROUP_MAX_EPS)
     store(found, 0, select(zeros, zero, scale))
     store(found, LANES, select(zeros, zero, best_inverse))
-
-
-@helper
-def round_signed_codes(x, start, inverse, codes, at):
-    """codes[at : at + 16] of the sub-block x[start : start + 16] by multiplication with an inverse scale."""
-    for i in range(SUB_BLOCK):
-        codes[at + i] = clamp(nearest_int(inverse * x[start + i]), np.int32(-32), np.int32(31)) + np.int32(32)

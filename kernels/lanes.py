@@ -6,8 +6,8 @@ truth values, and Python operators on them compile to one LLVM vector instructio
 two AVX registers, four SSE or NEON registers, or one AVX-512 register, whatever the processor has; each lane
 is IEEE arithmetic without contraction or reordering, so results do not depend on that choice.
 
-Inside a kernel: `load`, `store`, `splat`, `select`, `sqrt`, `absolute`, `any_lane`; `+ - * /` and comparisons on lanes;
-`& | ~` on masks.
+Inside a kernel: `load`, `store`, `transpose`, `splat`, `select`, `sqrt`, `absolute`, `any_lane`; `+ - * /` and
+comparisons on lanes; `& | ~` on masks.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _MASK: Final = ir.VectorType(ir.IntType(1), LANES)
 
 
 @register_model(_F32x16)
-class _F32x16Model(models.PrimitiveModel):
+class _F32x16Model(models.PrimitiveModel):  # type: ignore[misc]
     """Sixteen lanes are a first-class LLVM value."""
 
     def __init__(self, dmm: Any, fe_type: types.Type) -> None:
@@ -53,7 +53,7 @@ class _F32x16Model(models.PrimitiveModel):
 
 
 @register_model(_Mask16)
-class _Mask16Model(models.PrimitiveModel):
+class _Mask16Model(models.PrimitiveModel):  # type: ignore[misc]
     """A mask is a vector of single bits, as LLVM's comparisons return it."""
 
     def __init__(self, dmm: Any, fe_type: types.Type) -> None:
@@ -63,7 +63,7 @@ class _Mask16Model(models.PrimitiveModel):
 def _register(op: Any, arguments: tuple[types.Type, ...], result: types.Type, build: Callable[..., ir.Value]) -> None:
     """Type and lower the Python operator `op` on lanes."""
 
-    class Template(ConcreteTemplate):
+    class Template(ConcreteTemplate):  # type: ignore[misc]
         cases = [signature(result, *arguments)]  # noqa: RUF012 (Numba's protocol)
 
     infer_global(op)(Template)
@@ -125,6 +125,37 @@ def store(typingctx, array, index, lanes):  # type: ignore[no-untyped-def]
         return context.get_dummy_value()
 
     return types.void(array, index, lanes), build
+
+
+def _interleave(builder: ir.IRBuilder, left: ir.Value, right: ir.Value, first: int) -> ir.Value:
+    """Eight lanes of both, alternating, from lane `first` on."""
+    order = [lane + side * LANES for lane in range(first, first + LANES // 2) for side in (0, 1)]
+    return builder.shuffle_vector(left, right, ir.Constant(ir.VectorType(ir.IntType(32), LANES), order))
+
+
+@intrinsic
+def transpose(typingctx, array, index, stride, out, to):  # type: ignore[no-untyped-def]
+    """out[to + 16 * i + lane] = array[index + stride * lane + i] for sixteen lanes and sixteen i."""
+    if not _is_float32_array(array) or not _is_float32_array(out):
+        return None
+
+    def build(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        start, step, end = (context.cast(builder, args[i], sig.args[i], types.intp) for i in (1, 2, 4))
+        rows = []
+        for lane in range(LANES):
+            position = builder.add(start, builder.mul(step, ir.Constant(start.type, lane)))
+            address = _address(context, builder, sig.args[0], args[0], position)
+            rows.append(builder.load(address, align=_alignment(array)))
+        # Lane r of vector c is addressed by eight bits; interleaving vector k with k + 8 rotates them by one.
+        for _ in range(4):
+            pairs = [(rows[k], rows[k + LANES // 2]) for k in range(LANES // 2)]
+            rows = [_interleave(builder, *pair, half) for pair in pairs for half in (0, LANES // 2)]
+        for i, row in enumerate(rows):
+            position = builder.add(end, ir.Constant(end.type, LANES * i))
+            builder.store(row, _address(context, builder, sig.args[3], args[3], position), align=_alignment(out))
+        return context.get_dummy_value()
+
+    return types.void(array, index, stride, out, to), build
 
 
 @intrinsic

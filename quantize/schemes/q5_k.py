@@ -11,93 +11,95 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from numba import types
+from numpy.typing import NDArray
 
-from llmkit.kernels.jit import kernel, source, target
-from llmkit.kernels.kquant_numbers import SUPERBLOCK
+from llmkit.kernels.intlanes import load_u8, store_u8, to_float
+from llmkit.kernels.jit import BYTES_IN, BYTES_OUT, FLOATS_IN, FLOATS_OUT, kernel
+from llmkit.kernels.kquant_affine import FOUND, SCRATCH
+from llmkit.kernels.kquant_rounding import SUPERBLOCK
 from llmkit.kernels.kquant_scales import (
-    FOUND,
     GROUP,
-    SCRATCH,
     SUB_BLOCKS,
     read_scales,
     round_codes,
     search_superblocks,
     write_scales,
 )
+from llmkit.kernels.lanes import LANES, splat, store
 from llmkit.quantize.schemes.base import Packed, Rows, Scheme
-from llmkit.quantize.schemes.superblocks import flat, superblocks, unpack_scales
+from llmkit.quantize.schemes.flat import as_blocks, flatten
+from llmkit.quantize.schemes.superblocks import unpack_scales
 from llmkit.types import TensorType
 
 BLOCK: Final = np.dtype([("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", 12), ("qh", "u1", 32), ("qs", "u1", 128)])
 
-_BYTES: Final = BLOCK.itemsize
+_BYTES: Final = 176
 _FIFTH_BITS: Final = 16
 _LOW_HALVES: Final = 48
-_TOP_CODE: Final = np.float32(31)
-_FIRST_STEP: Final = np.float32(-0.5)
-_N_STEPS: Final = 15
+# What the search tries (see llmkit.kernels.kquant_affine). NumPy integers, since Numba would compile the search once
+# more for each Python literal.
+_HIGHEST: Final = np.int64(31)
+_FIRST: Final = np.float32(-0.5)
+_LAST_STEP: Final = np.int64(15)
 
 
-@kernel(source(types.float32), target(types.uint8))
-def _encode(x, out):
+@kernel(FLOATS_IN, BYTES_OUT)
+def _encode(weights: NDArray[np.float32], packed: NDArray[np.uint8]) -> None:
     scratch = np.empty(SCRATCH, np.float32)
     found = np.empty(FOUND, np.float32)
     scales = np.empty(SUB_BLOCKS, np.float32)
     minimums = np.empty(SUB_BLOCKS, np.float32)
     codes = np.empty(SUPERBLOCK, np.uint8)
-    n_superblocks = x.size // SUPERBLOCK
-    for first in range(0, n_superblocks, GROUP):
-        count = min(GROUP, n_superblocks - first)
-        search_superblocks(x, first * SUPERBLOCK, count, _TOP_CODE, _FIRST_STEP, _N_STEPS, scratch, found)
+    n_superblocks = weights.size // SUPERBLOCK
+    for group in range(0, n_superblocks, GROUP):
+        count = min(GROUP, n_superblocks - group)
+        search_superblocks(weights, group * SUPERBLOCK, count, _HIGHEST, _FIRST, _LAST_STEP, scratch, found)
         for k in range(count):
-            at = (first + k) * _BYTES
-            write_scales(found, k * SUB_BLOCKS, out, at)
-            read_scales(out, at, scales, minimums)
-            round_codes(x, (first + k) * SUPERBLOCK, _TOP_CODE, found, k * SUB_BLOCKS, scales, minimums, codes)
-            for i in range(32):
-                fifth_bits = np.uint8(0)
-                for j in range(SUB_BLOCKS):
-                    fifth_bits |= (codes[32 * j + i] >> 4) << j
-                out[at + _FIFTH_BITS + i] = fifth_bits
-            for j in range(4):
-                for i in range(32):
-                    low, high = codes[64 * j + i] & 15, codes[64 * j + 32 + i] & 15
-                    out[at + _LOW_HALVES + 32 * j + i] = low | (high << 4)
+            start, at, lane = (group + k) * SUPERBLOCK, (group + k) * _BYTES, k * SUB_BLOCKS
+            write_scales(found, lane, packed, at)
+            read_scales(packed, at, scales, minimums)
+            round_codes(weights, start, _HIGHEST, found, lane, scales, minimums, codes)
+            for i in range(0, 32, LANES):
+                fifth = load_u8(codes, i) >> 4
+                for j in range(1, SUB_BLOCKS):
+                    fifth = fifth | (load_u8(codes, 32 * j + i) >> 4) << j
+                store_u8(packed, at + _FIFTH_BITS + i, fifth)
+            for i in range(0, SUPERBLOCK // 2, LANES):
+                # Byte 32 j + l takes weights 64 j + l and 64 j + 32 + l.
+                low = i + i // 32 * 32
+                halves = (load_u8(codes, low) & 15) | (load_u8(codes, low + 32) & 15) << 4
+                store_u8(packed, at + _LOW_HALVES + i, halves)
 
 
-@kernel(source(types.uint8), target(types.float32))
-def _decode(packed, out):
+@kernel(BYTES_IN, FLOATS_OUT)
+def _decode(packed: NDArray[np.uint8], weights: NDArray[np.float32]) -> None:
     scales = np.empty(SUB_BLOCKS, np.float32)
     minimums = np.empty(SUB_BLOCKS, np.float32)
-    for block in range(out.size // SUPERBLOCK):
-        at = block * _BYTES
+    for block in range(weights.size // SUPERBLOCK):
+        at, start = block * _BYTES, block * SUPERBLOCK
         read_scales(packed, at, scales, minimums)
-        for j in range(4):
-            for i in range(32):
-                fifth_bits = packed[at + _FIFTH_BITS + i] >> (2 * j)
-                byte = packed[at + _LOW_HALVES + 32 * j + i]
-                low = (byte & 15) | ((fifth_bits & 1) << 4)
-                high = (byte >> 4) | ((fifth_bits & 2) << 3)
-                to = block * SUPERBLOCK + 64 * j + i
-                out[to] = scales[2 * j] * np.float32(low) - minimums[2 * j]
-                out[to + 32] = scales[2 * j + 1] * np.float32(high) - minimums[2 * j + 1]
+        for j in range(SUB_BLOCKS):
+            scale, minimum = splat(scales[j]), splat(minimums[j])
+            for i in range(0, 32, LANES):
+                fifth = (load_u8(packed, at + _FIFTH_BITS + i) >> j) & 1
+                low = (load_u8(packed, at + _LOW_HALVES + j // 2 * 32 + i) >> j % 2 * 4) & 15
+                store(weights, start + 32 * j + i, to_float(low | fifth << 4) * scale - minimum)
 
 
 def encode(rows: Rows, out: Packed) -> None:
     """Encode float32 [n, columns] to uint8 [n, columns / 256 * 176]."""
-    _encode(*flat(TensorType.Q5_K, rows, out))
+    _encode(*flatten(TensorType.Q5_K, rows, out))
 
 
 def decode(packed: Packed, out: Rows) -> None:
     """Decode uint8 [n, columns / 256 * 176] to float32 [n, columns]."""
-    weights, blocks = flat(TensorType.Q5_K, out, packed)
+    weights, blocks = flatten(TensorType.Q5_K, out, packed)
     _decode(blocks, weights)
 
 
 def decode_oracle(packed: Packed) -> Rows:
     """Decode in plain NumPy."""
-    blocks = superblocks(packed, BLOCK)
+    blocks = as_blocks(TensorType.Q5_K, BLOCK, packed)
     scales, minimums = unpack_scales(blocks)
     halves = blocks["qs"].reshape(*blocks.shape, 4, 1, 32) >> np.array([0, 4], np.uint8)[:, None] & 15
     fifth_bits = blocks["qh"][..., None, :] >> np.arange(SUB_BLOCKS, dtype=np.uint8)[:, None] & 1

@@ -8,114 +8,119 @@ lowest pair up. Source: ggml-common.h (block_q6_K) and ggml-quants.c (quantize_r
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
-from numba import types
+from numpy.typing import NDArray
 
-from llmkit.kernels.jit import helper, kernel, source, target
-from llmkit.kernels.kquant_numbers import GROUP_MAX_EPS, SUPERBLOCK, clamp, f16_bits, f16_value, nearest_int
-from llmkit.kernels.kquant_symmetric import SCRATCH, SUB_BLOCK, search_signed_scales
-from llmkit.kernels.lanes import LANES
+from llmkit.kernels.blocks import get_f16, put_f16
+from llmkit.kernels.intlanes import first_float, load_u8, store_u8, to_float
+from llmkit.kernels.jit import BYTES_IN, BYTES_OUT, FLOATS_IN, FLOATS_OUT, helper, kernel
+from llmkit.kernels.kquant_rounding import GROUP_MAX_EPS, SUPERBLOCK, nearest_codes, nearest_int
+from llmkit.kernels.kquant_symmetric import SCRATCH, search_signed_scales
+from llmkit.kernels.lanes import LANES, load, splat, store
 from llmkit.quantize.schemes.base import Packed, Rows, Scheme
-from llmkit.quantize.schemes.superblocks import flat, superblocks
+from llmkit.quantize.schemes.flat import as_blocks, flatten
 from llmkit.types import TensorType
 
 BLOCK: Final = np.dtype([("ql", "u1", 128), ("qh", "u1", 64), ("scales", "i1", 16), ("d", "<f2")])
 
-_BYTES: Final = BLOCK.itemsize
+_BYTES: Final = 210
 _HIGH_PAIRS: Final = 128
 _SCALES: Final = 192
 _D: Final = 208
+_SUB_BLOCKS: Final = 16  # of LANES weights each
 _ZERO: Final = np.float32(0)
-_ONE: Final = np.float32(1)
 
 
 @helper
-def _encode_superblock(x, start, found, codes, out, at):
+def _write_scales(found: Any, packed: Any, at: Any) -> Any:
+    """Write d and the sixteen scales; false, and nothing written, if all weights count as zeros."""
     max_scale = _ZERO
-    for j in range(LANES):
+    for j in range(_SUB_BLOCKS):
         if abs(found[j]) > abs(max_scale):
             max_scale = found[j]
     if abs(max_scale) < GROUP_MAX_EPS:
-        for i in range(_BYTES):
-            out[at + i] = 0
-        return
-
+        return False
     to_scale = np.float32(-128) / max_scale
-    d_bits = f16_bits(_ONE / to_scale)
-    out[at + _D] = d_bits & 255
-    out[at + _D + 1] = d_bits >> 8
-    d = f16_value(d_bits)
-    for j in range(LANES):
-        scale = np.int8(min(np.int32(127), nearest_int(to_scale * found[j])))
-        out[at + _SCALES + j] = scale
-        step = d * np.float32(scale)
-        first = start + SUB_BLOCK * j
-        low, high = np.int32(-32), np.int32(31)
+    put_f16(packed, at + _D, np.float32(1) / to_scale)
+    for j in range(_SUB_BLOCKS):
+        packed[at + _SCALES + j] = min(127, nearest_int(to_scale * found[j])) & 255
+    return True
+
+
+@helper
+def _round_codes(x: Any, start: Any, found: Any, packed: Any, at: Any, codes: Any) -> None:
+    """Round the superblock x[start : start + 256] to bytes `codes` with the scales as they were stored."""
+    d = first_float(get_f16(packed, at + _D))
+    for j in range(_SUB_BLOCKS):
+        weights = load(x, start + LANES * j)
+        step = d * np.float32(np.int8(packed[at + _SCALES + j]))
         if step != _ZERO:
-            for i in range(SUB_BLOCK):
-                codes[SUB_BLOCK * j + i] = clamp(nearest_int(x[first + i] / step), low, high) + np.int32(32)
-        elif found[LANES + j] != _ZERO:
-            # The stored scale is zero: the codes of the search stay, if it was not a sub-block of zeros.
-            for i in range(SUB_BLOCK):
-                codes[SUB_BLOCK * j + i] = clamp(nearest_int(found[LANES + j] * x[first + i]), low, high) + np.int32(32)
+            code = nearest_codes(weights / splat(step), -32, 31) + 32
         else:
-            for i in range(SUB_BLOCK):
-                codes[SUB_BLOCK * j + i] = 0
-
-    for half in range(2):
-        c = codes[128 * half : 128 * half + 128]
-        for i in range(32):
-            out[at + 64 * half + i] = (c[i] & 15) | ((c[i + 64] & 15) << 4)
-            out[at + 64 * half + 32 + i] = (c[i + 32] & 15) | ((c[i + 96] & 15) << 4)
-            out[at + _HIGH_PAIRS + 32 * half + i] = (
-                (c[i] >> 4) | ((c[i + 32] >> 4) << 2) | ((c[i + 64] >> 4) << 4) | ((c[i + 96] >> 4) << 6)
-            )
+            # The codes of the search stay; in a sub-block of zeros, of inverse scale zero, they are 0 and not 32.
+            inverse = found[LANES + j]
+            code = nearest_codes(splat(inverse) * weights, -32, 31) + (32 if inverse != _ZERO else 0)
+        store_u8(codes, LANES * j, code)
 
 
-@kernel(source(types.float32), target(types.uint8))
-def _encode(x, out):
+@kernel(FLOATS_IN, BYTES_OUT)
+def _encode(weights: NDArray[np.float32], packed: NDArray[np.uint8]) -> None:
     scratch = np.empty(SCRATCH, np.float32)
     found = np.empty(2 * LANES, np.float32)
     codes = np.empty(SUPERBLOCK, np.uint8)
-    for block in range(x.size // SUPERBLOCK):
-        search_signed_scales(x, block * SUPERBLOCK, scratch, found)
-        _encode_superblock(x, block * SUPERBLOCK, found, codes, out, block * _BYTES)
+    for block in range(weights.size // SUPERBLOCK):
+        start, at = block * SUPERBLOCK, block * _BYTES
+        search_signed_scales(weights, start, scratch, found)
+        if not _write_scales(found, packed, at):
+            packed[at : at + _BYTES] = 0
+            continue
+        _round_codes(weights, start, found, packed, at, codes)
+        for half in range(2):
+            for i in range(0, 32, LANES):
+                first = 128 * half + i
+                q0, q1, q2, q3 = (
+                    load_u8(codes, first),
+                    load_u8(codes, first + 32),
+                    load_u8(codes, first + 64),
+                    load_u8(codes, first + 96),
+                )
+                store_u8(packed, at + 64 * half + i, (q0 & 15) | (q2 & 15) << 4)
+                store_u8(packed, at + 64 * half + 32 + i, (q1 & 15) | (q3 & 15) << 4)
+                pairs = (q0 >> 4) | (q1 >> 4) << 2 | (q2 >> 4) << 4 | (q3 >> 4) << 6
+                store_u8(packed, at + _HIGH_PAIRS + 32 * half + i, pairs)
 
 
-@kernel(source(types.uint8), target(types.float32))
-def _decode(packed, out):
-    for block in range(out.size // SUPERBLOCK):
+@kernel(BYTES_IN, FLOATS_OUT)
+def _decode(packed: NDArray[np.uint8], weights: NDArray[np.float32]) -> None:
+    for block in range(weights.size // SUPERBLOCK):
         at = block * _BYTES
-        d = f16_value(np.uint32(packed[at + _D]) | (np.uint32(packed[at + _D + 1]) << np.uint32(8)))
-        for j in range(16):
-            step = d * np.float32(np.int8(packed[at + _SCALES + j]))
-            # Sub-blocks 0-7 are the first half; within it 4-7 take the high halves of the bytes that 0-3 take.
+        d = first_float(get_f16(packed, at + _D))
+        for j in range(_SUB_BLOCKS):
+            step = splat(d * np.float32(np.int8(packed[at + _SCALES + j])))
+            # Eight sub-blocks to a half of the superblock; a pair of them is a quarter of that half.
             half, quarter, odd = j // 8, j // 2 % 4, j % 2
-            ql = at + 64 * half + 32 * (quarter % 2) + 16 * odd
-            qh = at + _HIGH_PAIRS + 32 * half + 16 * odd
-            for i in range(16):
-                low = (packed[ql + i] >> (4 * (quarter // 2))) & 15
-                high = (packed[qh + i] >> (2 * quarter)) & 3
-                code = np.int32(low | (high << 4)) - np.int32(32)
-                out[block * SUPERBLOCK + 16 * j + i] = step * np.float32(code)
+            low = load_u8(packed, at + 64 * half + 32 * (quarter % 2) + LANES * odd) >> quarter // 2 * 4
+            high = load_u8(packed, at + _HIGH_PAIRS + 32 * half + LANES * odd) >> 2 * quarter
+            code = ((low & 15) | (high & 3) << 4) - 32
+            store(weights, block * SUPERBLOCK + LANES * j, to_float(code) * step)
 
 
 def encode(rows: Rows, out: Packed) -> None:
     """Encode float32 [n, columns] to uint8 [n, columns / 256 * 210]."""
-    _encode(*flat(TensorType.Q6_K, rows, out))
+    _encode(*flatten(TensorType.Q6_K, rows, out))
 
 
 def decode(packed: Packed, out: Rows) -> None:
     """Decode uint8 [n, columns / 256 * 210] to float32 [n, columns]."""
-    weights, blocks = flat(TensorType.Q6_K, out, packed)
+    weights, blocks = flatten(TensorType.Q6_K, out, packed)
     _decode(blocks, weights)
 
 
 def decode_oracle(packed: Packed) -> Rows:
     """Decode in plain NumPy."""
-    blocks = superblocks(packed, BLOCK)
+    blocks = as_blocks(TensorType.Q6_K, BLOCK, packed)
     shape = blocks.shape
     low = blocks["ql"].reshape(*shape, 2, 1, 64) >> np.array([0, 4], np.uint8)[:, None] & 15
     high = blocks["qh"].reshape(*shape, 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3

@@ -1,4 +1,4 @@
-"""What the K-quant schemes share on the NumPy side."""
+"""What the K-quant schemes share in plain NumPy."""
 
 from __future__ import annotations
 
@@ -7,31 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.quantize.schemes.base import Packed, Rows
-from llmkit.types import TensorType, tensor_bytes
-
-
-def flat(type: TensorType, rows: Rows, packed: Packed) -> tuple[Rows, Packed]:
-    """Both arrays as flat views, checked against each other: the kernels do not check bounds.
-
-    Raises ValueError if the shapes do not belong together or an array is not contiguous.
-    """
-    if rows.ndim != 2 or packed.ndim != 2:
-        raise ValueError(f"{type.name}: expected two matrices, found shapes {rows.shape} and {packed.shape}")
-    row_bytes = tensor_bytes(type, (rows.shape[1],))
-    if packed.shape != (rows.shape[0], row_bytes):
-        raise ValueError(
-            f"{type.name}: rows of shape {rows.shape} take bytes of shape {(rows.shape[0], row_bytes)}, "
-            f"found {packed.shape}"
-        )
-    if not (rows.flags.c_contiguous and packed.flags.c_contiguous):
-        raise ValueError(f"{type.name}: both arrays must be contiguous")
-    return rows.reshape(-1), packed.reshape(-1)
-
-
-def superblocks(packed: Packed, block: np.dtype[Any]) -> NDArray[Any]:
-    """Bytes [n, row_bytes] as blocks [n, row_bytes / block bytes]."""
-    return np.ascontiguousarray(packed).view(block)
+from llmkit.quantize.schemes.base import Rows
 
 
 def unpack_scales(blocks: NDArray[Any]) -> tuple[Rows, Rows]:
