@@ -184,10 +184,12 @@ class TestRepositories:
             resolve("org/Tiny", download=False)
 
     def test_a_path_with_a_typo_looks_like_a_repository(self, here: Path) -> None:
-        checkpoint(here / "models" / "tiny")
-        with pytest.raises(HubError, match=r"no file or folder models/tyni here\. Did you mean models/tiny\?.*OFFLINE"):
-            resolve("models/tyni")
-        with pytest.raises(HubError, match="^org/tiny is not in the cache"):
+        checkpoint(here / "models" / "tiny-llama")
+        with pytest.raises(
+            HubError, match=r"no file or folder models/tiny-lama here\. Did you mean models/tiny-llama\?.*OFFLINE"
+        ):
+            resolve("models/tiny-lama")
+        with pytest.raises(HubError, match=r"^org/tiny is not in the cache"):
             resolve("org/tiny")
 
     def test_cached_gguf(self) -> None:
