@@ -145,7 +145,7 @@ def _work(
     target.encode(values, packed)
     if not allow_nonfinite:
         _require_finite_scales(packed, target, chunk)
-    _write_at(descriptor, memoryview(packed).cast("B"), tensor.offset + chunk.first_row * row_bytes)
+    _write_at(descriptor, packed.data.cast("B"), tensor.offset + chunk.first_row * row_bytes)
     progress.advance(packed.nbytes, tensor.name)
 
 
@@ -230,7 +230,7 @@ def _open_inputs(tensors: Sequence[PlannedTensor], stack: ExitStack) -> dict[Pat
 
 
 def _read_at(descriptor: int, buffer: NDArray[np.uint8], source: TensorInfo, offset: int) -> None:
-    view = memoryview(buffer)
+    view = buffer.data
     while view:
         try:
             n = os.preadv(descriptor, [view], offset)

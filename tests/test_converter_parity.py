@@ -1,4 +1,4 @@
-"""llmkit's files against those of llama.cpp's own converter: tensor bytes equal, metadata equal but for stated reasons."""
+"""Our files against those of llama.cpp's converter: equal tensor bytes, and metadata but for stated reasons."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import llmkit
 import numpy as np
 import pytest
-from llmkit.formats.gguf import open_gguf
 
-from tests.tinymodels import TinyLlama
+import llmkit
+from llmkit.formats.gguf import open_gguf
 
 pytestmark = pytest.mark.slow
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
 # Keys that one file has and the other lacks, or whose values differ, and why that is right.
-DIFFERENCES: dict[str, str] = {
-}
+DIFFERENCES: dict[str, str] = {}
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ def _checked(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Para
 @click.option("--tokenizer-pre", metavar="NAME", help="llama.cpp's pre-tokenizer, if it cannot be recognised.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
-def convert(ctx: click.Context, model: str, target: str, as_json: bool, **options: Any) -> None:
+def convert(ctx: click.Context, /, model: str, target: str, as_json: bool, **options: Any) -> None:
     """Convert MODEL, straight from its SafeTensors files, to a GGUF file of the given type.
 
     MODEL is a checkpoint folder, a Hugging Face repository `org/name[@revision]`, or a word that one of the models on
