@@ -105,8 +105,10 @@ def cell_noise(tensor: ReaderTensor, seed: int) -> NDArray[np.float32]:
     steps = np.abs(blocks[:, offset : offset + 2].copy().view(np.float16).astype(np.float32))
     # One stream per tensor, named by its checksum: the result depends neither on order nor on shards.
     random = np.random.default_rng([seed, crc32(tensor.name.encode())])
-    noise = random.random((n_blocks, BLOCK_WEIGHTS), dtype=np.float32) - np.float32(0.5)
-    return (noise * steps).reshape(shape)
+    noise = random.random((n_blocks, BLOCK_WEIGHTS), dtype=np.float32)
+    noise -= np.float32(0.5)
+    noise *= steps
+    return noise.reshape(shape)
 
 
 def tensors_of(reader: GGUFReader, dither_seed: int | None) -> list[Tensor]:

@@ -1,0 +1,1 @@
+"""Benchmarks of llmkit against its peers; run them with scripts/bench."""

@@ -1,0 +1,72 @@
+"""Command line of scripts/bench."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks import conversion, opening, peer, startup
+from benchmarks.report import machine
+
+SCRIPTS = Path(__file__).resolve().parent.parent
+FOLDER = SCRIPTS.parent / "build" / "bench"
+
+
+def main() -> None:
+    """Parse the command line, make the models needed, measure, print tables to stdout."""
+    parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure llmkit against its peers.")
+    parser.add_argument("what", choices=("convert", "startup", "open", "all"))
+    parser.add_argument("--quick", action="store_true", help="small models and one repetition: a look, not a result")
+    parser.add_argument("--repeat", type=int, help="repetitions (default 3; --help and opening take more or fewer)")
+    parser.add_argument("--threads", type=int, default=2, help="for llmkit and for the peer's quantiser (default 2)")
+    parser.add_argument("--peer", type=Path, help="unpacked llama-cpp-python source archive, or a llama.cpp checkout")
+    parser.add_argument("--no-peer", action="store_true", help="measure llmkit alone")
+    arguments = parser.parse_args()
+
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    everything = arguments.what == "all"
+    repeat = arguments.repeat or (1 if arguments.quick else 3)
+    print(machine())
+    converter = None
+    if not arguments.no_peer and arguments.what != "open":
+        converter = peer.find_converter(arguments.peer, SCRIPTS.parent / "build" / "peer")
+    if everything or arguments.what == "startup":
+        show(startup.help_text(1 if arguments.quick else 3 * repeat, converter, FOLDER / "log.txt"))
+        show(startup.first_conversion(random_model("llama-60m", 1), FOLDER))
+    if everything or arguments.what == "open":
+        show(opening.open_vocabulary(32_768 if arguments.quick else 262_144, repeat, FOLDER))
+    if everything or arguments.what == "convert":
+        options = conversion.Options(repeat, arguments.threads, FOLDER, converter)
+        show(conversion.unquantised(smollm2(), options))
+        shape, shards = ("llama-60m", 2) if arguments.quick else ("llama-1b", 6)
+        show(conversion.quantised(random_model(shape, shards), options))
+
+
+def show(table: str) -> None:
+    """Print a finished table at once: the next one may take minutes."""
+    print(table, flush=True)
+
+
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct in bf16."""
+    return _made("SmolLM2-135M-Instruct", "make_checkpoint.py")
+
+
+def random_model(shape: str, shards: int) -> Path:
+    """A Llama-shaped checkpoint with random weights."""
+    return _made(f"{shape}-{shards}-shards", "make_random_checkpoint.py", "--shape", shape, "--shards", str(shards))
+
+
+def _made(name: str, script: str, *options: str) -> Path:
+    """The folder below build/bench; models are kept between runs."""
+    folder = FOLDER / name
+    if not folder.exists():
+        print(f"making {name} ...", file=sys.stderr)
+        subprocess.run([sys.executable, str(SCRIPTS / script), *options, str(folder)], check=True)
+    return folder
+
+
+if __name__ == "__main__":
+    main()
