@@ -243,6 +243,10 @@ def test_keys_that_gguf_cannot_hold() -> None:
         plan_layout({"": u32(1)}, [])
     with pytest.raises(UnsupportedError, match="metadata"):
         plan_layout({"\udcff": u32(1)}, [])
+    with pytest.raises(UnsupportedError, match="NUL"):
+        plan_layout({"a\0": u32(1)}, [])
+    with pytest.raises(UnsupportedError, match="65,536 bytes"):
+        plan_layout({"k" * 65536: u32(1)}, [])
 
 
 @pytest.mark.parametrize(
@@ -305,7 +309,7 @@ VALUES = st.sampled_from(list(ITEMS)).flatmap(
 
 
 # Keys that readers give a meaning, and so a type, are tested elsewhere.
-KEYS = TEXT.filter(lambda key: key != "" and not key.startswith(("general.alignment", "split.")))
+KEYS = TEXT.filter(lambda key: key != "" and "\0" not in key and not key.startswith(("general.alignment", "split.")))
 
 
 @given(metadata=st.dictionaries(KEYS, VALUES, max_size=8))

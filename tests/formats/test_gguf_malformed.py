@@ -49,6 +49,8 @@ CASES: dict[str, tuple[Callable[[], bytes], bool, list[str]]] = {
     "key not UTF-8": (lambda: gguf([pair(b"\xff\xfe", U32, u32(1))]), False, ["key 0", "not valid UTF-8"]),
     "key longer than the file": (
         lambda: gguf([u64(1 << 29) + bytes(40)], alignment=1), True, ["metadata key 0", "536,870,912 bytes"]),
+    "key with NUL": (lambda: gguf([pair("general.name\0x", U32, u32(1))]), False, ["'general.name\\x00x'", "NUL"]),
+    "key over 64 KiB": (lambda: gguf([pair("k" * 65536, U32, u32(1))]), False, ["metadata key 0", "65,536", "65,535"]),
     "key over the limit": (lambda: gguf([u64(1 << 31) + bytes(40)]), True, ["metadata key 0", "the limit is"]),
     "key length overflows": (lambda: gguf([u64((1 << 64) - 1) + bytes(40)]), True, ["metadata key 0", "the limit is"]),
     "unknown value type": (lambda: gguf([pair("k", 13, bytes(8))]), True, ["'k'", "type 13"]),

@@ -56,9 +56,13 @@ class Cursor:
         start = self.take(length, what)
         return start, start + length
 
-    def name(self, what: str) -> str:
-        """A key or tensor name: a string that must be valid UTF-8."""
+    def name(self, what: str, max_bytes: int) -> str:
+        """A key or tensor name: a string of at most `max_bytes` that must be valid UTF-8."""
         start, end = self.skip_string(what)
+        if end - start > max_bytes:
+            beginning = self.data[start : start + 80]
+            problem = f"{what} takes {end - start:,} bytes; the limit is {max_bytes:,} (it begins {beginning!r})"
+            raise FormatError(self.path, problem)
         try:
             return self.data[start:end].decode("utf-8")
         except UnicodeDecodeError:

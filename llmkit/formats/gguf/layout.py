@@ -13,6 +13,7 @@ from llmkit.formats.gguf.limits import (
     DEFAULT_ALIGNMENT,
     MAGIC,
     MAX_ENTRIES,
+    MAX_KEY_BYTES,
     WRITTEN_VERSION,
     is_power_of_two,
     padded,
@@ -87,10 +88,14 @@ def _encode_pair(key: str, value: Value) -> bytes:
     if not key:
         raise UnsupportedError("a metadata key is empty")
     try:
-        key.encode("utf-8")
+        if "\0" in key:
+            raise ValueError("a key must not hold a NUL character")
+        n_bytes = len(key.encode("utf-8"))
+        if n_bytes > MAX_KEY_BYTES:
+            raise ValueError(f"a key of {n_bytes:,} bytes; GGUF allows {MAX_KEY_BYTES:,}")
         return encode_string(key) + encode_value(value)
     except (TypeError, ValueError) as error:
-        raise UnsupportedError(f"metadata {key!r}: {error}") from error
+        raise UnsupportedError(f"metadata {key[:200]!r}: {error}") from error
 
 
 def _checked_size(name: str, type: TensorType, shape: tuple[int, ...]) -> int:

@@ -12,6 +12,7 @@ ALIGNMENT_KEY: Final = "general.alignment"
 
 MAX_STRING_BYTES: Final = 1 << 30
 MAX_ARRAY_ITEMS: Final = 1 << 30
+MAX_KEY_BYTES: Final = 65_535  # by docs/gguf.md; gguf.cpp takes longer ones
 MAX_NAME_BYTES: Final = 63  # GGML_MAX_NAME counts the closing NUL
 MAX_DIMENSIONS: Final = 4
 MAX_ELEMENTS: Final = (1 << 63) - 1

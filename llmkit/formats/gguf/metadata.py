@@ -12,7 +12,7 @@ import numpy as np
 
 from llmkit.errors import FormatError
 from llmkit.formats.gguf.cursor import Cursor
-from llmkit.formats.gguf.limits import MAX_ARRAY_ITEMS, MAX_ENTRIES
+from llmkit.formats.gguf.limits import MAX_ARRAY_ITEMS, MAX_ENTRIES, MAX_KEY_BYTES
 from llmkit.formats.gguf.values import NUMPY_DTYPES, Value, ValueType
 
 _U64: Final = struct.Struct("<Q")
@@ -95,16 +95,19 @@ def scan_metadata(cursor: Cursor, n_keys: int) -> Metadata:
     """Check `n_keys` key-value pairs and move over them.
 
     Raises FormatError for whatever gguf.cpp refuses (empty and duplicate keys, unknown types, arrays of arrays,
-    lengths beyond the limits or the file), and for keys that are not UTF-8 and booleans other than 0 and 1.
+    lengths beyond the limits or the file), for keys over 65,535 bytes, with NUL or not UTF-8, and for booleans that are
+    neither 0 nor 1.
     """
     path = cursor.path
     if n_keys > MAX_ENTRIES or n_keys * _SMALLEST_ENTRY > cursor.remaining:
         raise FormatError(path, f"claims {n_keys:,} metadata keys, more than the file can hold; it is damaged")
     entries: dict[str, Entry] = {}
     for number in range(n_keys):
-        key = cursor.name(f"metadata key {number}")
+        key = cursor.name(f"metadata key {number}", MAX_KEY_BYTES)
         if not key:
             raise FormatError(path, f"metadata key {number} is empty")
+        if "\0" in key:  # for a reader in C it would end there, and might be another key
+            raise FormatError(path, f"metadata key {number}, {key[:200]!r}, holds a NUL character")
         if key in entries:
             raise FormatError(path, f"metadata key {key!r} occurs twice")
         entries[key] = _scan_value(cursor, f"metadata {key!r}")

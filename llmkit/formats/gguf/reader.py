@@ -1,8 +1,9 @@
 """A strict, memory-mapped reader of GGUF files.
 
 Accepts what ggml's own reader accepts (gguf.cpp, gguf_init_from_file), and says precisely why it refuses. It
-is stricter in four points: keys and tensor names must be non-empty valid UTF-8 without NUL, booleans must be
-0 or 1, a zero dimension does not excuse an overflow of the others, and all tensor data must be in the file.
+is stricter in these points: keys take at most 65,535 bytes, keys and tensor names must be non-empty valid UTF-8
+without NUL, booleans must be 0 or 1, a zero dimension does not excuse an overflow of the others, and all tensor
+data must be in the file.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def scan_tensors(cursor: Cursor, n_tensors: int) -> list[TensorRecord]:
     records: list[TensorRecord] = []
     names: set[str] = set()
     for number in range(n_tensors):
-        name = cursor.name(f"the name of tensor {number}")
+        name = cursor.name(f"the name of tensor {number}", MAX_NAME_BYTES)
         problem = name_problem(name)
         if problem is not None:
             raise FormatError(path, problem)
