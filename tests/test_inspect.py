@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import gguf
@@ -14,7 +15,7 @@ from safetensors import safe_open
 from llmkit import hubcache
 from llmkit.cli import cli
 from llmkit.commands.inspect import printable, render, short_count
-from llmkit.errors import FormatError, ModelNotFoundError, UnsupportedError
+from llmkit.errors import FormatError, LlmkitError, ModelNotFoundError, UnsupportedError
 from llmkit.inspection import Inspection, inspect_path
 from llmkit.inspection.gguf import FILE_TYPES
 from tests.tinymodels import TinyLlama, write_json
@@ -142,6 +143,25 @@ class TestGGUF:
         (tmp_path / "not.gguf").write_bytes(b"<!DOCTYPE html>" * 10)
         with pytest.raises(FormatError, match="web page"):
             inspect_path(tmp_path / "not.gguf")
+
+    def test_damage_raises_nothing_but_our_errors(self, tmp_path: Path) -> None:
+        path = write_gguf(tmp_path / "tiny.gguf")
+        data = path.read_bytes()
+        rng = random.Random(0)
+        outcomes = {True: 0, False: 0}
+        for _ in range(400):
+            damaged = bytearray(data)
+            for _ in range(rng.choice((1, 1, 3))):
+                damaged[rng.randrange(4, len(data) - 1536)] = rng.choice((*range(13), 128, 255))
+            path.write_bytes(damaged)
+            try:
+                found = inspect_path(path)
+                json.dumps(found.to_dict(with_tensors=True), allow_nan=False).encode()
+                "\n".join(render(found, tensors=True)).encode()
+                outcomes[True] += 1
+            except LlmkitError:
+                outcomes[False] += 1
+        assert min(outcomes.values()) > 50
 
 
 class TestSafetensors:
