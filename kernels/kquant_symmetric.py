@@ -19,6 +19,7 @@ from llmkit.kernels.lanes import LANES, absolute, load, select, splat, store, tr
 
 SUB_BLOCK: Final = 16
 SCRATCH: Final = 3 * SUPERBLOCK
+FOUND: Final = 3 * LANES
 
 _ZERO: Final = np.float32(0)
 _ONE: Final = np.float32(1)
@@ -33,8 +34,9 @@ _MAGIC_HIGH: Final = ROUNDING_MAGIC + _HALF_RANGE - _ONE
 def search_signed_scales(x: Any, start: Any, scratch: Any, found: Any) -> None:
     """Search the sixteen sub-blocks of the superblock x[start : start + 256].
 
-    `scratch` holds SCRATCH float32. `found` takes two groups of sixteen float32: the scales, and the inverse scales
-    of the codes that the search settled on; both are zero where ggml takes the sub-block for zeros.
+    `scratch` holds SCRATCH float32. `found`, FOUND float32, takes three groups of sixteen: the scales; the inverse
+    scales of the codes that the search settled on; 32 to add to those codes. In a sub-block that ggml takes for zeros,
+    all three are zero.
 
     |inverse * w| never exceeds 33 by more than rounding where a sub-block has a scale at all, so that rounding can be
     done in float32; in the other lanes the results are not used.
@@ -89,3 +91,4 @@ def search_signed_scales(x: Any, start: Any, scratch: Any, found: Any) -> None:
     zeros = largest < splat(GROUP_MAX_EPS)
     store(found, 0, select(zeros, zero, scale))
     store(found, LANES, select(zeros, zero, best_inverse))
+    store(found, 2 * LANES, select(zeros, zero, splat(_HALF_RANGE)))

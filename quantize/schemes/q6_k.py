@@ -17,7 +17,7 @@ from llmkit.kernels.blocks import get_f16, put_f16
 from llmkit.kernels.intlanes import first_float, load_u8, store_u8, to_float
 from llmkit.kernels.jit import BYTES_IN, BYTES_OUT, FLOATS_IN, FLOATS_OUT, helper, kernel
 from llmkit.kernels.kquant_rounding import GROUP_MAX_EPS, SUPERBLOCK, nearest_codes, nearest_int
-from llmkit.kernels.kquant_symmetric import SCRATCH, search_signed_scales
+from llmkit.kernels.kquant_symmetric import FOUND, SCRATCH, search_signed_scales
 from llmkit.kernels.lanes import LANES, load, splat, store
 from llmkit.quantize.schemes.base import Packed, Rows, Scheme
 from llmkit.quantize.schemes.flat import as_blocks, flatten
@@ -59,16 +59,15 @@ def _round_codes(x: Any, start: Any, found: Any, packed: Any, at: Any, codes: An
         if step != _ZERO:
             code = nearest_codes(weights / splat(step), -32, 31) + 32
         else:
-            # The codes of the search stay; in a sub-block of zeros, of inverse scale zero, they are 0 and not 32.
-            inverse = found[LANES + j]
-            code = nearest_codes(splat(inverse) * weights, -32, 31) + (32 if inverse != _ZERO else 0)
+            # The codes of the search stay.
+            code = nearest_codes(splat(found[LANES + j]) * weights, -32, 31) + int(found[2 * LANES + j])
         store_u8(codes, LANES * j, code)
 
 
 @kernel(FLOATS_IN, BYTES_OUT)
 def _encode(weights: NDArray[np.float32], packed: NDArray[np.uint8]) -> None:
     scratch = np.empty(SCRATCH, np.float32)
-    found = np.empty(2 * LANES, np.float32)
+    found = np.empty(FOUND, np.float32)
     codes = np.empty(SUPERBLOCK, np.uint8)
     for block in range(weights.size // SUPERBLOCK):
         start, at = block * SUPERBLOCK, block * _BYTES
