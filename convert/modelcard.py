@@ -11,8 +11,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
+from llmkit.convert.frontmatter import FrontMatterError, read_front_matter
 from llmkit.convert.modelname import ModelName, parse_model_name, size_label, title
-from llmkit.formats.frontmatter import FrontMatterError, read_front_matter
 from llmkit.formats.gguf import Value, ValueType, array, f32, i32, string, u32
 from llmkit.formats.strictjson import read_json_object
 
@@ -34,8 +34,8 @@ _CARD_KEYS: Final = {
     "source.uuid": ("uuid", "model_uuid"),
     "source.repo_url": ("repo_url", "model_repo_url"),
 }
-_LISTS: Final = {"tags": ("tags", "pipeline_tag"), "languages": ("languages", "language")}
-_RELATED: Final = {
+_LISTS: Final[dict[str, tuple[str, ...]]] = {"tags": ("tags", "pipeline_tag"), "languages": ("languages", "language")}
+_RELATED: Final[dict[str, tuple[str, ...]]] = {
     "base_model": ("base_model", "base_models", "base_model_sources"),
     "dataset": ("datasets", "dataset", "dataset_sources"),
 }

@@ -67,9 +67,9 @@ def declared_contents(files: TokenizerFiles) -> list[str]:
 def special_metadata(
     files: TokenizerFiles, vocabulary: Vocabulary, config: Mapping[str, Any], notes: list[str]
 ) -> dict[str, Value]:
-    """The keys for special token ids, and `add_bos_token` and `add_eos_token`, always stated.
+    """The keys for special token ids, and whether BOS and EOS are added.
 
-    Ids outside the vocabulary are left out with a note; llama.cpp would fall back to arbitrary defaults.
+    llama.cpp's default for BOS depends on the pre-tokenizer, so that is always stated; for EOS it is "no". Ids outside the vocabulary are left out with a note; llama.cpp would fall back to arbitrary defaults.
     """
     template = post_processing(files.tokenizer)
     ids = {kind: id for kind in _DECLARED if (id := _declared_id(kind, files, vocabulary, config, notes)) is not None}
@@ -84,11 +84,13 @@ def special_metadata(
             ids[kind] = vocabulary.ids[text]
     _add_more_ends(ids, files, vocabulary, config, notes)
     found = {_ID_KEYS[kind]: u32(ids[kind]) for kind in _ID_KEYS if kind in ids}
-    for kind, adds, content in (
-        ("bos", template.adds_first, template.first),
-        ("eos", template.adds_last, template.last),
-    ):
-        found[f"tokenizer.ggml.add_{kind}_token"] = boolean(_adds(kind, adds, content, ids, files, vocabulary, notes))
+    found["tokenizer.ggml.add_bos_token"] = boolean(
+        _adds("bos", template.adds_first, template.first, ids, files, vocabulary, notes)
+    )
+    if template.adds_last is not None or isinstance(files.config.get("add_eos_token"), bool):
+        found["tokenizer.ggml.add_eos_token"] = boolean(
+            _adds("eos", template.adds_last, template.last, ids, files, vocabulary, notes)
+        )
     return found
 
 
