@@ -7,6 +7,7 @@ fetch, the progress, and one clear message for each way to fail.
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -215,6 +216,7 @@ def _translated(repo: str, revision: str | None) -> Iterator[None]:
 
 
 def _translate(error: Exception, repo: str, revision: str | None) -> LlmkitError:
+    from huggingface_hub import __version__ as library_version
     from huggingface_hub import errors, get_token
 
     constants = hubcache.hub_constants()
@@ -253,6 +255,11 @@ def _translate(error: Exception, repo: str, revision: str | None) -> LlmkitError
         if isinstance(cause, PermissionError) or (isinstance(cause, OSError) and cause.errno == errno.EROFS):
             return OutputError(f"{cause.filename or hubcache.cache_folder()}: the cache cannot be written: {cause}")
     root = _causes(error)[-1]
+    if isinstance(root, TypeError | AttributeError | LookupError | AssertionError | json.JSONDecodeError):
+        return HubError(
+            f"{constants.ENDPOINT} gave an answer for {where} that huggingface_hub {library_version} does not "
+            f"understand ({type(root).__name__}: {root}). Is it a Hugging Face hub? --debug shows more."
+        )
     said = str(root).splitlines()[0].strip().rstrip(".") if str(root).strip() else ""
     return HubError(
         f"Could not fetch {where} from {constants.ENDPOINT}: {said or type(root).__name__}. Check the connection and "

@@ -50,6 +50,7 @@ class FakeHub:
         self.repos: dict[str, FakeRepo] = {}
         self.requests: list[Request] = []
         self.fail_api: int | None = None  # status for every API call
+        self.api_body: bytes | None = None  # instead of the listing
         self.fail_files: dict[str, int] = {}  # file -> status of its GET
         self.cut: dict[str, list[int]] = {}  # file -> where to cut each next transfer short
         self.ignore_ranges = False
@@ -114,6 +115,8 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             repo = hub.repos.get(name)
             if hub.fail_api is not None:
                 self.reply(hub.fail_api, b"broken")
+            elif hub.api_body is not None:
+                self.reply(200, hub.api_body)
             elif self.bearer() == hub.expired_token:
                 self.reply(401, b"", {"X-Error-Message": "Invalid credentials in Authorization header"})
             elif repo is None or (repo.private and self.bearer() != hub.token):

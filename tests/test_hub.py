@@ -16,6 +16,7 @@ from llmkit import hub, hubcache
 from llmkit.errors import HubError, LlmkitError, ModelNotFoundError, OutputError
 from llmkit.models import resolve
 from tests.fakehub import FakeHub, FakeRepo
+from tests.tinymodels import TinyLlama
 
 REPO = "tiny-org/Tiny-Llama"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -274,6 +275,13 @@ def test_server_errors(fake: FakeHub, status: int, message: str) -> None:
         hub.fetch(REPO)
 
 
+@pytest.mark.parametrize("body", [b"<html>a login page</html>", b"[]", b"{}", b'{"id": 3, "siblings": [{}]}'])
+def test_answers_of_something_else_than_a_hub(fake: FakeHub, body: bytes) -> None:
+    fake.api_body = body
+    with pytest.raises(HubError, match=r"gave an answer .* does not understand|names no commit"):
+        hub.fetch(REPO)
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
@@ -409,4 +417,35 @@ def test_the_environment_decides(fake: FakeHub, tmp_path: Path) -> None:
     environment |= {"HF_HUB_OFFLINE": "1"}
     assert run("-q").stdout == first.stdout
     assert run("-q").stderr == ""
+    assert not fake.requests
+
+
+def test_a_repository_becomes_a_gguf_file(fake: FakeHub, tmp_path: Path) -> None:
+    """The command line as a user types it: download, conversion, and inspection of what came out."""
+    folder = TinyLlama(n_shards=2).write(tmp_path / "source")
+    files = {f.name: f.read_bytes() for f in folder.iterdir()}
+    fake.repos["tiny-org/Real"] = FakeRepo({**files, "pytorch_model.bin": b"pickle"})
+    environment = environment_for(fake, tmp_path / "home")
+
+    def llmkit(*args: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", "from llmkit.cli import main; main()", *args]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    options = ("--to", "gguf-q8_0")
+    converted = llmkit("convert", "tiny-org/Real", *options)
+    assert converted.returncode == 0, converted.stderr
+    assert "Downloading tiny-org/Real" in converted.stderr
+    assert (tmp_path / "Real-Q8_0.gguf").is_file()
+    environment["HF_HUB_OFFLINE"] = "1"
+    by_word = llmkit("convert", "real", *options, "-o", "again.gguf")
+    assert by_word.returncode == 0, by_word.stderr
+    assert "note: 'real' is tiny-org/Real in the Hugging Face cache" in by_word.stderr
+    assert (tmp_path / "again.gguf").read_bytes() == (tmp_path / "Real-Q8_0.gguf").read_bytes()
+    found = json.loads(llmkit("inspect", "Real-Q8_0.gguf", "--json").stdout)
+    assert (found["kind"], found["architecture"], found["gguf"]["file_type"]) == ("gguf", "llama", "Q8_0")
+    fake.requests.clear()
+    refused = llmkit("convert", "tiny-org/None", *options)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith("llmkit: tiny-org/None is not in the cache")
+    assert len(refused.stderr.splitlines()) == 1
     assert not fake.requests
