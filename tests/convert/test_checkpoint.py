@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llmkit.convert.checkpoint import open_checkpoint
 from llmkit.errors import FormatError, LlmkitError, ModelNotFoundError, UnsupportedError
@@ -167,6 +169,14 @@ def test_links_inside_the_folder(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").rename(tmp_path / "data")
     (tmp_path / "model.safetensors").symlink_to("data")
     assert open_checkpoint(tmp_path).n_params == 12
+
+
+def test_shards_in_a_folder_below(tmp_path: Path) -> None:
+    sharded(tmp_path)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / SHARDS[0]).rename(tmp_path / "weights" / SHARDS[0])
+    edit_index(tmp_path, lambda weight_map: weight_map.update(dict.fromkeys(["t0.x", "t0.y"], f"weights/{SHARDS[0]}")))
+    assert len(open_checkpoint(tmp_path).tensors) == 6
 
 
 def set_shard(name: str) -> Callable[[Path], object]:
@@ -336,6 +346,47 @@ def test_message(name: str, tmp_path: Path) -> None:
     message = str(caught.value)
     for part in [str(folder), *expected]:
         assert part in message
+
+
+def json_values(inner: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
+    return st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+
+
+PIECES = ["..", ".", "", "/", "//", "model", "sub", "link", "decoy.safetensors", SHARDS[0], "\\", "\0", "C:", "~", " "]
+
+
+@given(pieces=st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=6))
+def test_no_name_in_an_index_leads_outside(pieces: list[str], tmp_path: Path) -> None:
+    """Whatever the index calls its shard, files beside the folder are never opened."""
+    folder = tmp_path / "model"
+    if not folder.exists():
+        (sharded(folder) / "sub").mkdir()
+        (folder / "link").symlink_to("..")
+        save(folder / "sub" / "decoy.safetensors", "inside")
+        save(tmp_path / "decoy.safetensors", "outside")
+    for name in ("/".join(pieces), "".join(pieces), f"{tmp_path}/{'/'.join(pieces)}"):
+        index = {"weight_map": {"outside": name}}
+        write_json(folder / "model.safetensors.index.json", index)
+        with pytest.raises(FormatError):  # the only file with that tensor is outside
+            open_checkpoint(folder)
+
+
+@given(content=st.recursive(st.none() | st.booleans() | st.integers() | st.text(), json_values, max_leaves=8))
+def test_any_json_as_index_and_config(content: object, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    if not folder.exists():
+        sharded(folder)
+    for index in (content, {"weight_map": content}, {"weight_map": {"t0.x": content}}):
+        write_json(folder / "model.safetensors.index.json", index)
+        with pytest.raises(FormatError):
+            open_checkpoint(folder)
+    (folder / "model.safetensors.index.json").unlink()
+    write_json(folder / "config.json", content)
+    if isinstance(content, dict):
+        assert open_checkpoint(folder).config == content
+    else:
+        with pytest.raises(FormatError, match=r"config\.json"):
+            open_checkpoint(folder)
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
