@@ -15,6 +15,34 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+# A repository as they are: what a conversion needs, and all the rest.
+REPO = "tiny-org/Tiny-Llama"
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+NEEDED = {
+    "config.json": b'{"model_type": "llama"}',
+    "generation_config.json": b"{}",
+    "tokenizer.json": b'{"model": {}}',
+    "tokenizer_config.json": b'{"eos_token": "</s>"}',
+    "chat_template.jinja": b"{{ messages }}",
+    "additional_chat_templates/tool_use.jinja": b"{{ tools }}",
+    "README.md": b"# Tiny",
+    "LICENSE": b"Apache",
+    "model.safetensors.index.json": json.dumps({"weight_map": {"a": SHARDS[0], "b": SHARDS[1]}}).encode(),
+    SHARDS[0]: bytes(range(256)) * 4000,
+    SHARDS[1]: b"second" * 1000,
+}
+UNNEEDED = {
+    ".gitattributes": b"*",
+    "pytorch_model.bin": b"pickle",
+    "original/consolidated.00.pth": b"pickle",
+    "consolidated.safetensors": b"duplicate",
+    "onnx/model.onnx": b"onnx",
+    "tiny.Q4_K_M.gguf": b"GGUF",
+    "modeling_tiny.py": b"raise SystemExit",
+    "model-00001-of-00001.safetensors": b"not in the index",
+    "images/banner.png": b"png",
+}
+
 
 @dataclass
 class FakeRepo:
