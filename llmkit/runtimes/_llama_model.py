@@ -18,6 +18,9 @@ TEMPLATE_KEY = "tokenizer.chat_template"
 
 def bindings() -> ModuleType:
     """The module `llama_cpp.llama_cpp` with its log caught; DependencyError if it is not installed."""
+    # llama.cpp's threads meet after every graph node. GNU OpenMP lets them spin there, so that any other busy program
+    # makes decoding many times slower; waiting asleep costs little. It counts if OpenMP is not loaded yet.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         import llama_cpp.llama_cpp as lib
     except ImportError as error:

@@ -1,0 +1,93 @@
+"""What `chat` and `generate` share: options for the model and for sampling, and how a prompt is given."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+import click
+
+from llmkit.models import resolve
+from llmkit.protocols import SamplingOptions, Session
+
+_DEFAULTS: Final = SamplingOptions()
+_OPTIONS: Final = (
+    click.option("--temp", "temperature", type=click.FloatRange(min=0), default=_DEFAULTS.temperature,
+                 show_default=True, help="Temperature; 0 takes the most likely token each time."),
+    click.option("--top-k", type=click.IntRange(min=0), default=_DEFAULTS.top_k, show_default=True,
+                 help="Keep the K most likely tokens; 0 keeps all."),
+    click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=_DEFAULTS.top_p, show_default=True,
+                 help="Keep the likeliest tokens that together reach this probability; 1 keeps all."),
+    click.option("--min-p", type=click.FloatRange(0, 1), default=_DEFAULTS.min_p, show_default=True,
+                 help="Drop tokens below this share of the best one's probability; 0 keeps all."),
+    click.option("--repeat-penalty", type=click.FloatRange(min=0, min_open=True), default=_DEFAULTS.repeat_penalty,
+                 show_default=True, help="Make tokens of the last 64 less likely; 1 is off."),
+    click.option("--seed", type=click.IntRange(0, 0xFFFFFFFE), help="Same seed, same answer.  [default: a fresh one]"),
+    click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given several times."),
+    click.option("--context", "--ctx", "n_context", type=click.IntRange(1, 2**31 - 1),
+                 help="Tokens that prompt and answers may have together.  [default: the model's own, at most 4096]"),
+    click.option("--threads", "n_threads", type=click.IntRange(1, 1024), help="CPU threads.  [default: one per core]"),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object per answer, with its statistics."),
+)  # fmt: skip
+
+
+def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options to a click command, which has `max_tokens` itself.
+
+    It gets `sampling` (SamplingOptions), `n_context`, `n_threads` and `as_json`.
+    """
+
+    def with_options(**values: Any) -> Any:
+        names = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "max_tokens", "stop")
+        sampling = SamplingOptions(**{name: values.pop(name) for name in names})
+        return command(sampling=sampling, **values)
+
+    with_options.__doc__ = command.__doc__
+    with_options.__name__ = command.__name__
+    wrapped: Callable[..., Any] = with_options
+    for option in reversed(_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+def load_model(model: str, note: Callable[[str], None], **options: Any) -> Session:
+    """Find and load MODEL, and tell what was chosen for it."""
+    from llmkit import runtimes
+
+    resolved = resolve(model, want="gguf", download=False)
+    if resolved.note:
+        note(f"note: {resolved.note}")
+    session = runtimes.load(resolved.path, **options)
+    trained = session.info.extra.get("trained_context", "")
+    if trained.isdecimal() and 0 < int(trained) < session.info.n_context:
+        note(f"note: the model was trained for contexts of {trained} tokens; beyond them answers get worse")
+    return session
+
+
+def read_prompt(prompt: str) -> str:
+    """The text of -p: `-` reads standard input, without the newline at its end."""
+    if prompt == "-":
+        try:
+            prompt = sys.stdin.buffer.read().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise click.UsageError(f"standard input is not UTF-8 text: {error}") from error
+        prompt = prompt.removesuffix("\n").removesuffix("\r")
+    return prompt
+
+
+def notes(quiet: bool) -> Callable[[str], None]:
+    """Prints a line to stderr, or nothing when quiet."""
+
+    def note(text: str) -> None:
+        if not quiet:
+            click.echo(text, err=True)
+
+    return note
+
+
+def lenient_output() -> None:
+    """Let characters that the output's encoding lacks appear as `?` instead of ending the program."""
+    with suppress(AttributeError):
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]

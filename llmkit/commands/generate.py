@@ -1,0 +1,58 @@
+"""`llmkit generate`: continue a text."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+
+import click
+
+from llmkit.chat import speed
+from llmkit.commands._sampling import lenient_output, load_model, notes, read_prompt, sampling_options
+from llmkit.protocols import SamplingOptions
+
+
+@click.command()
+@click.argument("model")
+@click.option("-p", "--prompt", required=True, help="The text to continue; `-` reads it from standard input.")
+@click.option(
+    "-n",
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="Most tokens to generate.",
+)
+@sampling_options
+@click.pass_context
+def generate(
+    ctx: click.Context,
+    model: str,
+    prompt: str,
+    sampling: SamplingOptions,
+    n_context: int | None,
+    n_threads: int | None,
+    as_json: bool,
+) -> None:
+    """Continue a text with MODEL, a GGUF file, without any chat template.
+
+    Prints the continuation only. Special tokens spelled out in the prompt (`<|im_start|>`) count as such.
+    """
+    note = notes(ctx.obj["quiet"])
+    text = read_prompt(prompt)
+    lenient_output()
+    with load_model(model, note, n_context=n_context, n_threads=n_threads) as session:
+        parts = []
+        for part in session.generate(text, sampling):
+            parts.append(part)
+            if not as_json:
+                sys.stdout.write(part)
+                sys.stdout.flush()
+        if as_json:
+            click.echo(json.dumps({"text": "".join(parts), **asdict(session.stats)}, ensure_ascii=False))
+        elif not "".join(parts).endswith("\n"):
+            click.echo()
+        if session.stats.stop_reason == "context":
+            note(f"(the context of {session.info.n_context} tokens is full: --context gives more room)")
+        note(speed(session.stats))
