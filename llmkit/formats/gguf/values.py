@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 
 from llmkit.formats.gguf.limits import MAX_ARRAY_ITEMS, MAX_STRING_BYTES
 
+_U64: Final = struct.Struct("<Q")
+
 
 class ValueType(IntEnum):
     """Types of metadata values (`enum gguf_type`)."""
@@ -177,16 +179,16 @@ def _checked_items(type: ValueType, source: Sequence[Any] | NDArray[Any]) -> tup
 
 def _checked_text(item: Any) -> str:
     """`item` as text whose bytes a reader accepts."""
+    if type(item) is str and len(item) <= MAX_STRING_BYTES // 4:  # a character takes at most four bytes
+        return item
     if isinstance(item, bytes):
         text = item.decode("utf-8", "surrogateescape")
     elif isinstance(item, str):
         text = str(item)
     else:
         raise TypeError(f"expected text, found {item!r}")
-    if len(text) > MAX_STRING_BYTES // 4:  # a character takes at most four bytes
-        n_bytes = len(text_bytes(text))
-        if n_bytes > MAX_STRING_BYTES:
-            raise ValueError(f"a string of {n_bytes:,} bytes; GGUF readers take at most {MAX_STRING_BYTES:,}")
+    if len(text) > MAX_STRING_BYTES // 4:
+        encode_string(text)  # checks the length in bytes
     return text
 
 
@@ -206,17 +208,15 @@ def _rounded_to_f32(items: Sequence[Any]) -> tuple[float, ...]:
     return tuple(rounded)
 
 
-def text_bytes(text: str) -> bytes:
-    """The bytes of a string value; ValueError (UnicodeEncodeError) for surrogates that stand for no byte."""
-    return text.encode("utf-8", "surrogateescape")
-
-
 def encode_string(text: str) -> bytes:
-    """Length and bytes, as strings, keys and tensor names are stored."""
-    encoded = text_bytes(text)
+    """Length and bytes, as strings, keys and tensor names are stored.
+
+    Raises ValueError when it is too long, or holds surrogates that stand for no byte.
+    """
+    encoded = text.encode("utf-8", "surrogateescape")
     if len(encoded) > MAX_STRING_BYTES:
         raise ValueError(f"a string of {len(encoded):,} bytes; GGUF readers take at most {MAX_STRING_BYTES:,}")
-    return struct.pack("<Q", len(encoded)) + encoded
+    return _U64.pack(len(encoded)) + encoded
 
 
 def encode_value(value: Value) -> bytes:
@@ -235,5 +235,5 @@ def encode_value(value: Value) -> bytes:
 def _encode_items(type: ValueType, items: Sequence[Any]) -> bytes:
     checked = _checked_items(type, items)
     if type == ValueType.STRING:
-        return b"".join(encode_string(text) for text in checked)
+        return b"".join([encode_string(text) for text in checked])
     return np.array(checked, dtype=NUMPY_DTYPES[type]).tobytes()
