@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +15,17 @@ import pytest
 
 import llmkit
 from llmkit.formats.gguf import open_gguf
+from tests.tinymodels import write_json
 
 pytestmark = pytest.mark.slow
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
-# Keys that one file has and the other lacks, or whose values differ, and why that is right.
-DIFFERENCES: dict[str, str] = {}
+# Keys that one file has and the other lacks, or whose values differ -> why that is right.
+DIFFERENCES = {
+    "llama.attention.key_length": "written even where config.json leaves head_dim to be computed",
+    "llama.attention.value_length": "written even where config.json leaves head_dim to be computed",
+}
 
 
 @pytest.fixture(scope="session")
@@ -62,3 +68,56 @@ def test_smollm2(type: str, smollm2_checkpoint: Path, converter: Path, tmp_path:
     assert_same(tmp_path / "ours.gguf", tmp_path / "theirs.gguf")
     for path in tmp_path.iterdir():
         path.unlink()
+
+
+# Changes to the config of a tiny model whose tokenizer the peer knows.
+CONFIGS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "llama3 scaling": {
+        "rope_parameters": {
+            "rope_theta": 500000.0,
+            "rope_type": "llama3",
+            "factor": 32.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        }
+    },
+    "llama3 scaling, older config": {
+        "rope_parameters": None,
+        "rope_theta": 500000.0,
+        "rope_scaling": {
+            "type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+    },
+    "linear scaling": {"rope_parameters": None, "rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 4.0}},
+    "yarn scaling": {
+        "rope_parameters": {
+            "rope_theta": 10000.0,
+            "rope_type": "yarn",
+            "factor": 4.0,
+            "original_max_position_embeddings": 2048,
+            "beta_fast": 16.0,
+            "attention_factor": 1.25,
+        }
+    },
+    "mistral": {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 1024},
+    "head_dim left out": {"head_dim": None},
+}
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_tiny_models(case: str, tiny_checkpoint: Path, converter: Path, tmp_path: Path) -> None:
+    folder = tmp_path / tiny_checkpoint.name
+    folder.mkdir()
+    for path in tiny_checkpoint.iterdir():
+        shutil.copyfile(path, folder / path.name)
+    config = json.loads((folder / "config.json").read_text()) | CONFIGS[case]
+    write_json(folder / "config.json", {key: value for key, value in config.items() if value is not None})
+    llmkit.convert(folder, "gguf-bf16", output=tmp_path / "ours.gguf")
+    convert_with_peer(converter, folder, "bf16", tmp_path / "theirs.gguf")
+    assert_same(tmp_path / "ours.gguf", tmp_path / "theirs.gguf")

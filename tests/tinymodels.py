@@ -30,10 +30,11 @@ class TinyLlama:
     n_shards: int = 1
     seed: int = 0
     config: dict[str, Any] = field(default_factory=dict)
+    head_width: int | None = None
 
     @property
     def head_dim(self) -> int:
-        return self.n_embd // self.n_heads
+        return self.head_width or self.n_embd // self.n_heads
 
     def write(self, folder: Path) -> Path:
         """Write config, weights and tokenizer to `folder`, created if need be."""
