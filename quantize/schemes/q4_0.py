@@ -47,7 +47,7 @@ def _decode(packed: NDArray[np.uint8], weights: NDArray[np.float32]) -> None:
 
 
 def encode(rows: Rows, out: Packed) -> None:
-    """Quantise rows [n, columns] of finite weights to out [n, columns / 32 * 18]."""
+    """Quantise rows [n, columns] to out [n, columns / 32 * 18]."""
     _encode(*flatten(TensorType.Q4_0, rows, out))
 
 

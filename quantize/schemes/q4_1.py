@@ -48,7 +48,7 @@ def _decode(packed: NDArray[np.uint8], weights: NDArray[np.float32]) -> None:
 
 
 def encode(rows: Rows, out: Packed) -> None:
-    """Quantise rows [n, columns] of finite weights to out [n, columns / 32 * 20]."""
+    """Quantise rows [n, columns] to out [n, columns / 32 * 20]."""
     _encode(*flatten(TensorType.Q4_1, rows, out))
 
 

@@ -58,7 +58,7 @@ def _decode(packed: NDArray[np.uint8], weights: NDArray[np.float32]) -> None:
 
 
 def encode(rows: Rows, out: Packed) -> None:
-    """Quantise rows [n, columns] of finite weights to out [n, columns / 32 * 22]."""
+    """Quantise rows [n, columns] to out [n, columns / 32 * 22]."""
     _encode(*flatten(TensorType.Q5_0, rows, out))
 
 

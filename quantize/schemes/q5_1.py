@@ -60,7 +60,7 @@ def _decode(packed: NDArray[np.uint8], weights: NDArray[np.float32]) -> None:
 
 
 def encode(rows: Rows, out: Packed) -> None:
-    """Quantise rows [n, columns] of finite weights to out [n, columns / 32 * 24]."""
+    """Quantise rows [n, columns] to out [n, columns / 32 * 24]."""
     _encode(*flatten(TensorType.Q5_1, rows, out))
 
 

@@ -52,7 +52,7 @@ def _decode(packed: NDArray[np.uint8], weights: NDArray[np.float32]) -> None:
 
 
 def encode(rows: Rows, out: Packed) -> None:
-    """Quantise rows [n, columns] of finite weights to out [n, columns / 32 * 34]."""
+    """Quantise rows [n, columns] to out [n, columns / 32 * 34]."""
     _encode(*flatten(TensorType.Q8_0, rows, out))
 
 
