@@ -190,4 +190,8 @@ def _pre_tokenizer(
             f"llama.cpp's pre-tokenizer {chosen.name} has ignore_merges {chosen.ignore_merges}, this tokenizer "
             f"{ignore_merges}: {len(lost)} tokens that no merge builds are treated differently, such as {lost[0]!r}"
         )
+    if chosen.deviation:
+        notes.append(
+            f"llama.cpp's pre-tokenizer {chosen.name} is approximate: tokens may differ for {chosen.deviation}"
+        )
     return chosen.name

@@ -21,6 +21,11 @@ from llmkit.errors import UnsupportedError
 
 _BYTE: Final = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _SPACE: Final = "▁"
+_PREFIX_NOTES: Final = {
+    "always": "llama.cpp puts a space before text that begins with one, this tokenizer does not",
+    "first": "llama.cpp puts a space before text that begins with one and before text that follows a special token, "
+    "this tokenizer does not",
+}
 
 
 def metaspace_vocabulary(files: TokenizerFiles, n_vocab: int, notes: list[str]) -> Vocabulary:
@@ -75,7 +80,7 @@ def merge_scores(vocab: Mapping[str, int], merges: Sequence[Merge]) -> dict[str,
     Byte tokens and what comes before the first merged token in the vocabulary get 0, as in SentencePiece models.
     """
     made = dict.fromkeys(left + right for left, right in merges)
-    scores = {text: -float(place) for place, text in enumerate(made)}
+    scores = {text: float(-place) for place, text in enumerate(made)}
     first = min((vocab[text] for text in made), default=0)
     place = len(scores)
     for text in sorted(vocab, key=vocab.__getitem__):
@@ -84,7 +89,7 @@ def merge_scores(vocab: Mapping[str, int], merges: Sequence[Merge]) -> dict[str,
         if vocab[text] < first:
             scores[text] = 0.0
         else:
-            scores[text] = -float(place)
+            scores[text] = float(-place)
             place += 1
     return scores
 
@@ -126,11 +131,8 @@ def _adds_space(tokenizer: Mapping[str, Any], vocab: Mapping[str, int], path: Pa
         if scheme is None:
             scheme = "always" if step.get("add_prefix_space", True) else "never"
         prefix = prefix or scheme in ("always", "first")
-        if scheme == "first":
-            notes.append(
-                "llama.cpp puts a space before text that follows a special token; this tokenizer only does so at "
-                "the very beginning"
-            )
+        if scheme in _PREFIX_NOTES:
+            notes.append(_PREFIX_NOTES[scheme])
         if step.get("split", True) and any(_SPACE in text[1:] for text in vocab):
             raise UnsupportedError(
                 f"{path}: pre_tokenizer: Metaspace splits words, yet the vocabulary has tokens with `▁` inside; "

@@ -62,22 +62,29 @@ _COVERS_ALL: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class PreTokenizer:
-    """A pre-tokenizer of llama.cpp: its name, what it splits by, and whether whole words skip the merges."""
+    """A pre-tokenizer of llama.cpp: its name, what it splits by, and whether whole words skip the merges.
+
+    `deviation` says for which text llama.cpp splits otherwise than its name promises.
+    """
 
     name: str
     stages: tuple[str, ...]
     ignore_merges: bool
+    deviation: str = ""
 
+
+# It has [a-z] and [A-Z] for the classes of upper and lower case, and no marks in words.
+_ASCII_CASE: Final = "words with combining marks or with capitals outside ASCII"
 
 KNOWN: Final = (
     PreTokenizer("gpt-2", (GPT2,), False),
     PreTokenizer("smollm", (DIGIT, GPT2), False),
     PreTokenizer("llama-bpe", (LLAMA3,), True),
     PreTokenizer("smaug-bpe", (LLAMA3,), False),
-    PreTokenizer("tekken", (TEKKEN,), True),
+    PreTokenizer("tekken", (TEKKEN,), True, _ASCII_CASE),
     PreTokenizer("qwen2", (QWEN2,), False),
     PreTokenizer("qwen35", (QWEN35,), False),
-    PreTokenizer("gpt-4o", (GPT4O,), False),
+    PreTokenizer("gpt-4o", (GPT4O,), False, _ASCII_CASE),
     PreTokenizer("deepseek-v3", (_DIGITS3, _HAN_KANA, _DEEPSEEK3), False),
     PreTokenizer("minicpm5", (_DIGITS3, MINICPM5), True),
     PreTokenizer("seed-coder", (SEED_CODER,), False),

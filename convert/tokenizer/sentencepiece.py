@@ -134,6 +134,14 @@ def sentencepiece_vocabulary(
         notes.append("tokenizer.model joins repeated spaces, llama.cpp does not: tokens differ where there are any")
     table = TokenTable(n_vocab, path)
     buildable = _Buildable(model.pieces)
+    prefix = files.config.get("add_prefix_space")
+    add_space_prefix = prefix if isinstance(prefix, bool) else model.add_dummy_prefix
+    searched = [p.text for p in model.pieces if p.type is TokenType.USER_DEFINED and not buildable(p.text)]
+    if searched and add_space_prefix:
+        notes.append(
+            f"llama.cpp puts a space before text that follows one of {len(searched)} user-defined pieces (such as "
+            f"{searched[0]!r}), SentencePiece does not"
+        )
     for id, piece in enumerate(model.pieces):
         if id >= n_vocab:
             raise too_large(path, id, piece.text, n_vocab)
@@ -151,7 +159,6 @@ def sentencepiece_vocabulary(
             notes.append(f"token {token.id}, {before!r} in tokenizer.model, is {token.content!r} by the JSON files")
         table.put_added(token)
     texts, types, scores = table.finish(notes)
-    prefix = files.config.get("add_prefix_space")
     ids = {piece.text: id for id, piece in enumerate(model.pieces)}
     return Vocabulary(
         model="llama",
@@ -160,7 +167,7 @@ def sentencepiece_vocabulary(
         types=types,
         scores=scores,
         merges=None,
-        add_space_prefix=prefix if isinstance(prefix, bool) else model.add_dummy_prefix,
+        add_space_prefix=add_space_prefix,
         ids={**ids, **{token.content: token.id for token in added if token.id < n_vocab}},
         special={kind: id for kind, id in model.special.items() if 0 <= id < len(model.pieces)},
     )

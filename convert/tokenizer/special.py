@@ -69,7 +69,8 @@ def special_metadata(
 ) -> dict[str, Value]:
     """The keys for special token ids, and whether BOS and EOS are added.
 
-    llama.cpp's default for BOS depends on the pre-tokenizer, so that is always stated; for EOS it is "no". Ids outside the vocabulary are left out with a note; llama.cpp would fall back to arbitrary defaults.
+    llama.cpp's default for BOS depends on the pre-tokenizer, so that is always stated; for EOS it is "no". Ids
+    outside the vocabulary are left out with a note.
     """
     template = post_processing(files.tokenizer)
     ids = {kind: id for kind in _DECLARED if (id := _declared_id(kind, files, vocabulary, config, notes)) is not None}
