@@ -9,11 +9,10 @@ REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=$REPOSITORY/.venv
 SETUP_LOG=$REPOSITORY/build/setup.log
 
-# Compiled kernels and downloads of the scripts stay inside the repository.
-export LLMKIT_CACHE=${LLMKIT_CACHE:-$REPOSITORY/build/cache}
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
-say() { printf '%s\n' "$*" >&2; }
+# Each argument on a line of its own, on standard error.
+say() { printf '%s\n' "$@" >&2; }
 
 die() {
     say "error: $*"
