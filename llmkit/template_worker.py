@@ -1,7 +1,7 @@
 """The process in which chat templates run; `llmkit.template` starts it and says what it may use.
 
 It is run as a script and imports nothing of llmkit. After its imports it gives up what it does not need: it can open
-no file or socket, write no file, and start no process, so that even a hole in Jinja's sandbox leads nowhere.
+no file or socket and (unless the user is root) start no process, so that even a hole in Jinja's sandbox leads nowhere.
 """
 
 from __future__ import annotations
