@@ -33,11 +33,25 @@ class LazyGroup(click.Group):
             return None
         module, attribute, _ = COMMANDS[cmd_name]
         command: click.Command = getattr(import_module(module), attribute)
+        if not any(option.name == "quiet" for option in command.params):
+            command.params += _common_options()  # `llmkit convert -q` means the same as `llmkit -q convert`
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+
+def _set(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.ensure_object(dict)[param.name] = True
+
+
+def _common_options() -> list[click.Parameter]:
+    return [
+        click.Option(["-q", "--quiet"], is_flag=True, expose_value=False, callback=_set, help="No progress, no notes."),
+        click.Option(["--debug"], is_flag=True, expose_value=False, callback=_set, help="Show an error's traceback."),
+    ]
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
