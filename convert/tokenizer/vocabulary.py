@@ -124,20 +124,21 @@ class TokenTable:
         Texts come out unique, because llama.cpp aborts the process when two tokens share one. Raises FormatError
         for text that is not Unicode (lone surrogates out of JSON escapes).
         """
-        taken: dict[str, int] = {}
-        texts: list[str] = []
+        owner: dict[str, int] = {}
+        nameless: dict[int, str] = {}
         for id, text in enumerate(self._texts):
             if text is None:
-                text = f"[PAD{id}]"
-            elif text in taken:
-                notes.append(f"token {id} repeats the text of token {taken[text]}, {text!r}; it is marked as unused")
-                text = f"[UNUSED{id}]"
+                nameless[id] = f"[PAD{id}]"
+            elif text and owner.setdefault(text, id) != id:
+                notes.append(f"token {id} repeats the text of token {owner[text]}, {text!r}; it is marked as unused")
+                nameless[id] = f"[UNUSED{id}]"
                 self._types[id] = TokenType.UNUSED
-            while text in taken:
-                text += "_"
-            if text:
-                taken[text] = id
-            texts.append(text)
+        for id, name in nameless.items():
+            while name in owner:
+                name += "_"
+            owner[name] = id
+            self._texts[id] = name
+        texts = [text or "" for text in self._texts]
         try:
             "".join(texts).encode("utf-8")
         except UnicodeEncodeError:
