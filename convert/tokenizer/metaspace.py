@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llmkit.convert.tokenizer.bpe import Merge, read_merges, trained_tokens
-from llmkit.convert.tokenizer.files import TokenizerFiles, steps
+from llmkit.convert.tokenizer.files import TokenizerFiles, steps, token_content
 from llmkit.convert.tokenizer.special import declared_contents
 from llmkit.convert.tokenizer.vocabulary import TokenTable, TokenType, Vocabulary, put_added_tokens, too_large
 from llmkit.errors import UnsupportedError
@@ -44,7 +44,7 @@ def metaspace_vocabulary(files: TokenizerFiles, n_vocab: int, notes: list[str]) 
     scores = merge_scores(vocab, merges)
     added = files.added_tokens()
     contents = {token.content for token in added}
-    special = {*declared_contents(files), model.get("unk_token")}
+    special = {*declared_contents(files), token_content(model.get("unk_token"))}
     table = TokenTable(n_vocab, path)
     for text, id in vocab.items():
         if id >= n_vocab:
@@ -130,7 +130,9 @@ def _adds_space(tokenizer: Mapping[str, Any], vocab: Mapping[str, int], path: Pa
         scheme = step.get("prepend_scheme")
         if scheme is None:
             scheme = "always" if step.get("add_prefix_space", True) else "never"
-        prefix = prefix or scheme in ("always", "first")
+        if scheme not in ("always", "first", "never"):
+            raise _unsupported(path, "pre_tokenizer", step)
+        prefix = prefix or scheme != "never"
         if scheme in _PREFIX_NOTES:
             notes.append(_PREFIX_NOTES[scheme])
         if step.get("split", True) and any(_SPACE in text[1:] for text in vocab):

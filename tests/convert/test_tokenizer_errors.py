@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmkit.convert.tokenizer import tokenizer_metadata
@@ -228,6 +228,7 @@ WHOLE = {
 PLACES = [(name, place) for name, whole in WHOLE.items() for place in places(whole)]
 
 
+@settings(max_examples=400)
 @given(where=st.sampled_from(PLACES), new=JSON, metaspace=st.booleans())
 def test_damaged_json(where: tuple[str, tuple[Any, ...]], new: Any, metaspace: bool, tmp_path: Path) -> None:
     name, place = where
@@ -251,6 +252,7 @@ def small_spm(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return (folder / "tokenizer.model").read_bytes()
 
 
+@settings(max_examples=200)
 @given(seed=st.integers(0, 2**32))
 def test_damaged_sentencepiece(seed: int, small_spm: bytes, tmp_path: Path) -> None:
     rng = random.Random(seed)
