@@ -48,7 +48,8 @@ def quantised(checkpoint: Path, options: Options) -> str:
             _row("the peer's two steps", both, extra, None),
             _row("llmkit convert --to gguf-q4_k_m", middle(own), ours.stat().st_size, both),
         ]
-    return _finish(f"{checkpoint.name} to Q4_K_M", rows, [ours, theirs, whole], options)
+    note = _comparison(ours, theirs) if first else ""
+    return _finish(f"{checkpoint.name} to Q4_K_M", rows, [ours, theirs, whole], options) + note
 
 
 def unquantised(checkpoint: Path, options: Options) -> str:
@@ -66,7 +67,8 @@ def unquantised(checkpoint: Path, options: Options) -> str:
         rows.append(_row("convert_hf_to_gguf.py --outtype bf16", middle(other), theirs.stat().st_size, None))
     reference = middle(other) if other else None
     rows.append(_row("llmkit convert --to gguf-bf16", middle(own), ours.stat().st_size, reference))
-    return _finish(f"{checkpoint.name} to bf16", rows, [ours, theirs], options)
+    note = _comparison(ours, theirs) if other else ""
+    return _finish(f"{checkpoint.name} to bf16", rows, [ours, theirs], options) + note
 
 
 def _ours(checkpoint: Path, output: Path, target: str, options: Options) -> Usage:
@@ -107,6 +109,20 @@ def _row(name: str, usage: Usage, disk: int, reference: Usage | None) -> tuple[s
         megabytes(disk),
         ratio,
     )
+
+
+def _comparison(ours: Path, theirs: Path) -> str:
+    """A sentence on whether both files hold the same tensors, so that equal work is compared."""
+    from llmkit.formats.gguf import open_gguf
+
+    with open_gguf(ours) as own, open_gguf(theirs) as other:
+        if own.tensors.keys() != other.tensors.keys():
+            return "\n\nThe files do not hold the same tensors."
+        equal = sum(
+            info.dtype == other.tensors[name].dtype and own.raw(name).tobytes() == other.raw(name).tobytes()
+            for name, info in own.tensors.items()
+        )
+        return f"\n\n{equal} of {len(own.tensors)} tensors are of the same type and byte for byte the peer's."
 
 
 def _finish(title: str, rows: list[tuple[str, ...]], files: list[Path], options: Options) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryFile
 from typing import Final
 
 POLL_SECONDS: Final = 0.005
@@ -18,10 +19,10 @@ POLL_SECONDS: Final = 0.005
 class Usage:
     """What one process took. Sizes in bytes.
 
-    `peak_anonymous` is the largest sum of private and shared anonymous pages (RssAnon + RssShmem of
-    /proc/<pid>/status, read every 5 ms, children included): memory that the process needs. `peak_resident` is the
-    kernel's own high-water mark of all resident pages (ru_maxrss), which counts pages of mapped files too; those
-    belong to the page cache and can be dropped at any time.
+    Both peaks are read from /proc/<pid>/status every 5 ms, children included. `peak_anonymous` is the largest
+    RssAnon + RssShmem seen: memory that the process needs. `peak_resident` is VmHWM, the kernel's own high-water
+    mark of all resident pages, which counts pages of mapped files too; those belong to the page cache and can be
+    dropped at any time. (getrusage's ru_maxrss would not do: it starts from the parent's own size.)
     """
 
     seconds: float
@@ -34,31 +35,31 @@ class Usage:
 def run(command: Sequence[str | Path], log: Path, env: dict[str, str] | None = None) -> Usage:
     """Run a command to its end, its messages in `log`. Raises SystemExit with the log's end if it fails."""
     words = [str(word) for word in command]
-    with log.open("wb") as messages:
+    with log.open("wb") as messages, TemporaryFile() as output:
         started = time.perf_counter()
         process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages, env={**os.environ, **(env or {})}
+            words, stdin=subprocess.DEVNULL, stdout=output, stderr=messages, env={**os.environ, **(env or {})}
         )
-        peak = 0
+        anonymous = resident = 0
         while True:
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             if pid:
                 break
-            peak = max(peak, _anonymous_bytes(process.pid))
+            now = _memory(process.pid)
+            anonymous, resident = max(anonymous, now[0]), max(resident, now[1])
             time.sleep(POLL_SECONDS)
         seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
-        assert process.stdout is not None
-        with process.stdout as pipe:
-            stdout = pipe.read().decode(errors="replace")
+        output.seek(0)
+        stdout = output.read().decode(errors="replace")
     if process.returncode:
         end = log.read_text(errors="replace")[-3000:]
         raise SystemExit(f"{' '.join(words)}\nfailed with status {process.returncode}:\n{stdout[-1000:]}{end}")
     return Usage(
         seconds=seconds,
         cpu_seconds=usage.ru_utime + usage.ru_stime,
-        peak_anonymous=peak,
-        peak_resident=usage.ru_maxrss * 1024,
+        peak_anonymous=anonymous,
+        peak_resident=resident,
         stdout=stdout,
     )
 
@@ -82,14 +83,19 @@ def warm_page_cache(folder: Path) -> None:
                 pass
 
 
-def _anonymous_bytes(pid: int) -> int:
-    """Anonymous pages of a process and its descendants; 0 for one that has just ended."""
-    total = 0
+def _memory(pid: int) -> tuple[int, int]:
+    """Anonymous bytes now and the high-water mark of a process and its descendants; 0 for one that has just ended."""
+    anonymous = resident = 0
     try:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith(("RssAnon:", "RssShmem:")):
-                total += int(line.split()[1]) * 1024
+                anonymous += int(line.split()[1]) * 1024
+            elif line.startswith("VmHWM:"):
+                resident = int(line.split()[1]) * 1024
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except (FileNotFoundError, ProcessLookupError):
-        return total
-    return total + sum(_anonymous_bytes(int(child)) for child in children)
+        return anonymous, resident
+    for child in children:
+        more = _memory(int(child))
+        anonymous, resident = anonymous + more[0], resident + more[1]
+    return anonymous, resident
