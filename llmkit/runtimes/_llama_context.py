@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from llmkit.errors import EngineError
 from llmkit.runtimes import _llama_log
 from llmkit.runtimes._interrupt import InterruptFlag, deferred_interrupt
+from llmkit.runtimes._prefix import common_prefix
 
 PROMPT_BATCH: Final = 512
 # Logits of a whole batch take n_tokens x n_vocab floats inside llama.cpp: 128 rows of 128 k tokens are 64 MiB.
@@ -140,13 +141,3 @@ class Context:
             raise KeyboardInterrupt
         self.clear()
         raise EngineError(f"llama.cpp could not process the tokens (code {code}): {_llama_log.last_errors()}")
-
-
-def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two sequences share at their beginning."""
-    count = 0
-    for a, b in zip(one, other, strict=False):
-        if a != b:
-            break
-        count += 1
-    return count

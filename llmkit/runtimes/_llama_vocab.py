@@ -23,8 +23,10 @@ class Vocabulary:
     def __init__(self, lib: Any, model: Any) -> None:
         self._lib = lib
         self._vocab = lib.llama_model_get_vocab(model)
+        self.has_text: bool = lib.llama_vocab_type(self._vocab) != _NO_VOCABULARY
         self.n_tokens: int = lib.llama_vocab_n_tokens(self._vocab)
-        self.adds_bos: bool = lib.llama_vocab_get_add_bos(self._vocab)
+        # llama.cpp ends the process if it is asked about the tokens of a model without a vocabulary.
+        self.adds_bos: bool = self.has_text and lib.llama_vocab_get_add_bos(self._vocab)
         self.bos: int | None = self._special(lib.llama_vocab_bos)
         self._pieces: dict[int, bytes] = {}
 
@@ -46,20 +48,23 @@ class Vocabulary:
 
     def is_end(self, token: int) -> bool:
         """Whether the model ends its answer with this token (any end-of-generation token, not only EOS)."""
-        return bool(self._lib.llama_vocab_is_eog(self._vocab, token))
+        return self.has_text and bool(self._lib.llama_vocab_is_eog(self._vocab, token))
 
     def is_control(self, token: int) -> bool:
-        return bool(self._lib.llama_vocab_is_control(self._vocab, token))
+        return self.has_text and bool(self._lib.llama_vocab_is_control(self._vocab, token))
 
     def splits_text(self, token: int) -> bool:
         """Whether the tokenizer cuts the text at this token before anything else, so that no merge crosses it."""
         attributes = self._lib.llama_vocab_get_attr(self._vocab, token)
         return bool(attributes & (_ATTR_CONTROL | _ATTR_USER_DEFINED))
 
+    def _check_text(self) -> None:
+        if not self.has_text:
+            raise EngineError("this model has no tokenizer: it takes token ids and gives logits, but no text")
+
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
         """Token ids of `text`; see `llmkit.runtimes.llamacpp.LlamaCppSession.tokenize`."""
-        if self._lib.llama_vocab_type(self._vocab) == _NO_VOCABULARY:
-            raise EngineError("this model has no tokenizer: give token ids instead of text")
+        self._check_text()
         data = text.encode("utf-8", "replace")
         room = len(data) + 4
         for _ in range(2):
@@ -84,6 +89,7 @@ class Vocabulary:
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """Text of `ids`, special tokens included; the space that SentencePiece vocabularies put first is removed."""
+        self._check_text()
         tokens = np.asarray(ids, dtype=np.int32)
         pointer = tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
         room = 8 * len(tokens) + 16
@@ -97,6 +103,8 @@ class Vocabulary:
 
     def piece(self, token: int) -> bytes:
         """Bytes that a generated token adds to the text; control tokens add none."""
+        if not self.has_text:
+            return b""
         known = self._pieces.get(token)
         if known is None:
             known = self._pieces[token] = self._to_piece(token, special=False)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from llmkit.errors import EngineError, TemplateError
 from llmkit.protocols import GenerationStats, Message, SamplingOptions, SessionInfo
-from llmkit.runtimes._llama_context import common_prefix
+from llmkit.runtimes._prefix import common_prefix
 from llmkit.runtimes._sampler import checked
 from llmkit.runtimes._stream import TextStream
 
