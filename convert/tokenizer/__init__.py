@@ -5,6 +5,7 @@ vocabulary     records: tokens, their types, what becomes of holes
 bpe            byte-level BPE (tokenizer.json), with pretokenizer: which splitting llama.cpp calls by which name
 sentencepiece  tokenizer.model
 metaspace      SentencePiece's kind of BPE where only tokenizer.json is left
+tekken         tekken.json, Mistral's own file
 special        BOS, EOS and the like
 chat_template  chat templates
 """
@@ -21,6 +22,7 @@ from llmkit.convert.tokenizer.files import TokenizerFiles, read_tokenizer_files
 from llmkit.convert.tokenizer.metaspace import metaspace_vocabulary
 from llmkit.convert.tokenizer.sentencepiece import read_sentencepiece, sentencepiece_vocabulary
 from llmkit.convert.tokenizer.special import special_metadata
+from llmkit.convert.tokenizer.tekken import tekken_vocabulary
 from llmkit.convert.tokenizer.vocabulary import Vocabulary
 from llmkit.errors import FormatError, UnsupportedError
 from llmkit.formats.gguf import Value
@@ -67,6 +69,8 @@ def _vocabulary(files: TokenizerFiles, n_vocab: int, pre: str | None, notes: lis
         else:
             return sentencepiece_vocabulary(files, model, n_vocab, notes)
     if files.tokenizer is None:
+        if (files.folder / "tekken.json").is_file():
+            return tekken_vocabulary(files, n_vocab, pre, notes)
         raise FormatError(files.folder, _missing(files.folder))
     model_json = files.tokenizer.get("model")
     kind = model_json.get("type") if isinstance(model_json, dict) else None
@@ -82,15 +86,10 @@ def _vocabulary(files: TokenizerFiles, n_vocab: int, pre: str | None, notes: lis
 
 
 def _missing(folder: Path) -> str:
-    looked_for = "found neither tokenizer.json nor tokenizer.model"
-    if (folder / "tekken.json").is_file():
-        return (
-            f"{looked_for}, only tekken.json, which is in Mistral's own format; use a repository of the same model "
-            "with a tokenizer.json"
-        )
+    looked_for = "found no tokenizer.json, tokenizer.model or tekken.json"
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         return (
-            f"{looked_for}, only vocab.json and merges.txt, which do not say how text is split; transformers writes "
+            f"{looked_for}, but vocab.json and merges.txt, which do not say how text is split; transformers writes "
             'tokenizer.json: AutoTokenizer.from_pretrained("<folder>").save_pretrained("<folder>")'
         )
     return (

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from llmkit.convert.tokenizer.files import TokenizerFiles, steps, token_id
 from llmkit.convert.tokenizer.pretokenizer import ACCEPTED_NAMES, KNOWN, choose, stages_of
@@ -15,6 +15,11 @@ from llmkit.errors import FormatError, UnsupportedError
 from llmkit.formats.strictjson import json_kind
 
 Merge = tuple[str, str]
+
+_OFFER: Final = (
+    f"llmkit recognises those of {', '.join(known.name for known in KNOWN)}; if you know one of llama.cpp's "
+    "pre-tokenizers that fits, choose it with --tokenizer-pre NAME"
+)
 
 
 def byte_level_vocabulary(files: TokenizerFiles, n_vocab: int, pre: str | None, notes: list[str]) -> Vocabulary:
@@ -57,6 +62,7 @@ def byte_level_vocabulary(files: TokenizerFiles, n_vocab: int, pre: str | None, 
         scores=None,
         merges=tuple(f"{left} {right}" for left, right in _usable_merges(merges, notes)),
         add_space_prefix=False,
+        adds_bos=False,
         ids={content: id for content, id in ids.items() if id < n_vocab},
     )
 
@@ -84,8 +90,12 @@ def read_merges(model: Mapping[str, Any], vocab: Mapping[str, int], path: Path) 
     entries = model.get("merges")
     if not isinstance(entries, list):
         raise FormatError(path, f"model.merges: expected an array, found {json_kind(entries)}")
-    merges: list[Merge] = []
-    for index, entry in enumerate(entries):
+    merges = _pairs(entries)
+    if merges is not None:
+        needed = {*chain.from_iterable(merges), *(left + right for left, right in merges)}
+        if needed <= vocab.keys():
+            return merges
+    for index, entry in enumerate(entries):  # something is wrong: find out what
         parts = entry.split(" ") if isinstance(entry, str) else entry
         if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
             raise FormatError(path, f"model.merges: entry {index} is no pair of tokens: {entry!r:.80}")
@@ -93,8 +103,21 @@ def read_merges(model: Mapping[str, Any], vocab: Mapping[str, int], path: Path) 
         for text in (left, right, left + right):
             if text not in vocab:
                 raise FormatError(path, f"model.merges: entry {index} needs {text!r}, which is not in the vocabulary")
-        merges.append((left, right))
-    return merges
+    raise FormatError(path, "model.merges: strings and pairs are mixed")
+
+
+def _pairs(entries: list[Any]) -> list[Merge] | None:
+    """The entries as pairs, quickly; None if any is no pair of strings, or the two spellings are mixed."""
+    kinds = set(map(type, entries))
+    if kinds <= {str}:
+        pairs = [tuple(entry.split(" ")) for entry in entries]
+    elif kinds == {list}:
+        pairs = list(map(tuple, entries))
+    else:
+        return None
+    if set(map(len, pairs)) <= {2} and set(map(type, chain.from_iterable(pairs))) <= {str}:
+        return pairs
+    return None
 
 
 def unreachable_tokens(vocab: Mapping[str, int], merges: Sequence[Merge]) -> list[str]:
@@ -165,27 +188,37 @@ def _pre_tokenizer(
     notes: list[str],
 ) -> str:
     """The name for `tokenizer.ggml.pre`."""
+    try:
+        stages = () if pre is not None else stages_of(tokenizer.get("pre_tokenizer"))
+    except UnsupportedError as unknown:
+        raise UnsupportedError(f"{path}: {unknown}; {_OFFER}") from None
+    ignore_merges = tokenizer["model"].get("ignore_merges") is True
+    return chosen_name(stages, ignore_merges, lambda: unreachable_tokens(vocab, merges), pre, path, notes)
+
+
+def chosen_name(
+    stages: tuple[str, ...],
+    ignore_merges: bool,
+    find_unreachable: Callable[[], list[str]],
+    pre: str | None,
+    path: Path,
+    notes: list[str],
+) -> str:
+    """The name of llama.cpp's pre-tokenizer for `stages`, or `pre` if the user chose one.
+
+    `find_unreachable` finds the tokens that only `ignore_merges` reaches; it is called where that could matter.
+    Raises UnsupportedError if there is no such pre-tokenizer, or llama.cpp does not know the user's choice.
+    """
     if pre is not None:
         if pre not in ACCEPTED_NAMES:
-            raise UnsupportedError(
-                f"--tokenizer-pre {pre}: llama.cpp knows no such pre-tokenizer; it knows "
-                f"{', '.join(sorted(ACCEPTED_NAMES))}"
-            )
+            known = ", ".join(sorted(ACCEPTED_NAMES))
+            raise UnsupportedError(f"--tokenizer-pre {pre}: llama.cpp knows no such pre-tokenizer; it knows {known}")
         return pre
-    offer = (
-        f"llmkit recognises those of {', '.join(known.name for known in KNOWN)}; if you know one of llama.cpp's "
-        "pre-tokenizers that fits, choose it with --tokenizer-pre NAME"
-    )
-    try:
-        stages = stages_of(tokenizer.get("pre_tokenizer"))
-    except UnsupportedError as unknown:
-        raise UnsupportedError(f"{path}: {unknown}; {offer}") from None
-    ignore_merges = tokenizer["model"].get("ignore_merges") is True
     chosen = choose(stages, ignore_merges)
     if chosen is None:
         shown = " then ".join(stages)
-        raise UnsupportedError(f"{path}: llama.cpp has no pre-tokenizer that splits by {shown}; {offer}")
-    if chosen.ignore_merges != ignore_merges and (lost := unreachable_tokens(vocab, merges)):
+        raise UnsupportedError(f"{path}: llama.cpp has no pre-tokenizer that splits by {shown}; {_OFFER}")
+    if chosen.ignore_merges != ignore_merges and (lost := find_unreachable()):
         notes.append(
             f"llama.cpp's pre-tokenizer {chosen.name} has ignore_merges {chosen.ignore_merges}, this tokenizer "
             f"{ignore_merges}: {len(lost)} tokens that no merge builds are treated differently, such as {lost[0]!r}"

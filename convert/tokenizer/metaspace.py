@@ -67,6 +67,7 @@ def metaspace_vocabulary(files: TokenizerFiles, n_vocab: int, notes: list[str]) 
         scores=all_scores,
         merges=None,
         add_space_prefix=prefix,
+        adds_bos=True,
         ids={
             **{text: id for text, id in vocab.items() if id < n_vocab},
             **{token.content: token.id for token in added if token.id < n_vocab},

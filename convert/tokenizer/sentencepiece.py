@@ -168,6 +168,7 @@ def sentencepiece_vocabulary(
         scores=scores,
         merges=None,
         add_space_prefix=add_space_prefix,
+        adds_bos=True,
         ids={**ids, **{token.content: token.id for token in added if token.id < n_vocab}},
         special={kind: id for kind, id in model.special.items() if 0 <= id < len(model.pieces)},
     )

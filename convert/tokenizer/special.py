@@ -183,9 +183,9 @@ def _adds(
 ) -> bool:
     """Whether the tokenizer adds its BOS or EOS token."""
     configured = files.config.get(f"add_{kind}_token")
-    sentence_piece_bos = kind == "bos" and vocabulary.model == "llama"
+    by_default = kind == "bos" and vocabulary.adds_bos
     if template_adds is None:
-        adds = configured if isinstance(configured, bool) else sentence_piece_bos
+        adds = configured if isinstance(configured, bool) else by_default
     else:
         adds = template_adds
         if isinstance(configured, bool) and configured != template_adds:
@@ -196,7 +196,7 @@ def _adds(
     if not adds:
         return False
     if kind not in ids:
-        if sentence_piece_bos:
+        if by_default and vocabulary.model == "llama":
             return True  # llama.cpp's default, id 1
         notes.append(f"the tokenizer is said to add a {kind.upper()} token, but no such token is known: none is added")
         return False

@@ -62,8 +62,9 @@ class Vocabulary:
     """What one kind of tokenizer file says, ready for the keys `tokenizer.ggml.*`.
 
     `texts`, `types` and `scores` have one entry per embedding row; `scores` is None for byte-level BPE and `merges`
-    is None for SentencePiece. `ids` finds a token by the content that the checkpoint's files use for it. `special`
-    holds special token ids that the tokenizer file itself declares.
+    is None for SentencePiece. `adds_bos` says whether BOS is added where no file says otherwise. `ids` finds a token
+    by the content that the checkpoint's files use for it. `special` holds special token ids that the tokenizer file
+    itself declares.
     """
 
     model: str
@@ -73,6 +74,7 @@ class Vocabulary:
     scores: tuple[float, ...] | None
     merges: tuple[str, ...] | None
     add_space_prefix: bool
+    adds_bos: bool
     ids: Mapping[str, int]
     special: Mapping[str, int] = field(default_factory=dict)
 

@@ -31,9 +31,6 @@ def fails(folder: Path, kind: type[LlmkitError], *fragments: str, n_vocab: int =
 
 def test_no_tokenizer(tmp_path: Path) -> None:
     fails(tmp_path, FormatError, str(tmp_path), "tokenizer.json", "tokenizer.model", "copy the tokenizer files")
-    (tmp_path / "tekken.json").write_text("{}")
-    fails(tmp_path, FormatError, "tekken.json", "Mistral's own format")
-    (tmp_path / "tekken.json").unlink()
     (tmp_path / "vocab.json").write_text("{}")
     (tmp_path / "merges.txt").write_text("")
     fails(tmp_path, FormatError, "merges.txt", "save_pretrained")
