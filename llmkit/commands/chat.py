@@ -9,7 +9,7 @@ from contextlib import suppress
 import click
 
 from llmkit.chat import Chat, speed
-from llmkit.commands._sampling import lenient_output, load_model, notes, read_prompt, sampling_options
+from llmkit.commands._generation import input_lines, lenient_output, load_model, notes, read_prompt, sampling_options
 from llmkit.conversation import Conversation
 from llmkit.protocols import SamplingOptions, Session
 
@@ -103,10 +103,12 @@ def _line_editor() -> Callable[[], str]:
 
 
 def _line_reader() -> Callable[[], str]:
+    lines = input_lines()
+
     def read_line() -> str:
-        line = sys.stdin.readline()
-        if not line:
+        line = next(lines, None)
+        if line is None:
             raise EOFError
-        return line.removesuffix("\n")
+        return line
 
     return read_line

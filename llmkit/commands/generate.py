@@ -9,7 +9,7 @@ from dataclasses import asdict
 import click
 
 from llmkit.chat import speed
-from llmkit.commands._sampling import lenient_output, load_model, notes, read_prompt, sampling_options
+from llmkit.commands._generation import lenient_output, load_model, notes, read_prompt, sampling_options
 from llmkit.protocols import SamplingOptions
 
 

@@ -138,7 +138,9 @@ class LlamaCppSession:
         """Continue `prompt`; yields text as it becomes complete UTF-8.
 
         Special tokens spelled out in a text prompt count as such, and BOS comes first if the model asks for it. Token
-        ids are taken as they are. The KV cache keeps what the prompt shares with the previous one.
+        ids are taken as they are. The KV cache keeps what the prompt shares with the previous one. The same seed gives
+        the same text, on one machine and build, if the cache held the same before: tokens processed one by one are
+        rounded otherwise than in batches.
         """
         self._check_open()
         if isinstance(prompt, str):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Final
 
@@ -69,12 +69,27 @@ def load_model(model: str, note: Callable[[str], None], **options: Any) -> Sessi
 def read_prompt(prompt: str) -> str:
     """The text of -p: `-` reads standard input, without the newline at its end."""
     if prompt == "-":
-        try:
-            prompt = sys.stdin.buffer.read().decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise click.UsageError(f"standard input is not UTF-8 text: {error}") from error
-        prompt = prompt.removesuffix("\n").removesuffix("\r")
+        return without_newline(decode(sys.stdin.buffer.read(), "standard input"))
     return prompt
+
+
+def input_lines() -> Iterator[str]:
+    """The lines of standard input as they come."""
+    for number, line in enumerate(iter(sys.stdin.buffer.readline, b""), 1):
+        yield without_newline(decode(line, f"line {number} of standard input"))
+
+
+def decode(data: bytes, what: str) -> str:
+    """UTF-8 text; a usage error if it is not."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{what} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+
+
+def without_newline(text: str) -> str:
+    """`text` without one line end behind it."""
+    return text.removesuffix("\n").removesuffix("\r")
 
 
 def notes(quiet: bool) -> Callable[[str], None]:
