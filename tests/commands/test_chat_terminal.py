@@ -47,6 +47,11 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._end, text.encode())
 
+    def interrupt_prompt(self) -> None:
+        """Press Ctrl-C at the prompt, and not in the moment before readline waits for a key: it would miss it."""
+        time.sleep(0.5)
+        self.type(CTRL_C)
+
     def expect(self, pattern: str, seconds: float = 120) -> str:
         """Wait until `pattern` appears behind what was expected before; the text up to its end."""
         until = time.monotonic() + seconds
@@ -122,16 +127,16 @@ def test_ctrl_c_at_the_prompt_hints_and_then_leaves(smollm2_gguf: Path) -> None:
         terminal.expect(PROMPT)
         terminal.type("half a li")
         terminal.expect("half a li")
-        terminal.type(CTRL_C)
+        terminal.interrupt_prompt()
         terminal.expect("Ctrl-C again leaves")
         terminal.expect(PROMPT)
         terminal.type("/nosuch\n")
         terminal.expect("There is no command /nosuch")
         terminal.expect(PROMPT)
-        terminal.type(CTRL_C)
+        terminal.interrupt_prompt()
         terminal.expect("Ctrl-C again leaves")
         terminal.expect(PROMPT)
-        terminal.type(CTRL_C)
+        terminal.interrupt_prompt()
         assert terminal.wait() == 0
     assert "Traceback" not in terminal.shown
 
