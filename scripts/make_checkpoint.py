@@ -105,7 +105,7 @@ def cell_noise(tensor: ReaderTensor, seed: int) -> NDArray[np.float32]:
     steps = np.abs(blocks[:, offset : offset + 2].copy().view(np.float16).astype(np.float32))
     # One stream per tensor, named by its checksum: the result depends neither on order nor on shards.
     random = np.random.default_rng([seed, crc32(tensor.name.encode())])
-    noise = random.random((n_blocks, BLOCK_WEIGHTS), dtype=np.float32)
+    noise: NDArray[np.float32] = random.random((n_blocks, BLOCK_WEIGHTS), dtype=np.float32)
     noise -= np.float32(0.5)
     noise *= steps
     return noise.reshape(shape)
@@ -118,7 +118,7 @@ def tensors_of(reader: GGUFReader, dither_seed: int | None) -> list[Tensor]:
 
     def make(source: ReaderTensor) -> Tensor:
         def values() -> NDArray[np.float32]:
-            weights = dequantize(source.data, source.tensor_type).astype(np.float32, copy=False)
+            weights: NDArray[np.float32] = dequantize(source.data, source.tensor_type).astype(np.float32, copy=False)
             if dither_seed is not None and source.tensor_type != GGMLQuantizationType.F32:
                 weights = weights + cell_noise(source, dither_seed)
             if ".attn_q." in source.name:
