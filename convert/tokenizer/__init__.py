@@ -20,6 +20,7 @@ from llmkit.convert.tokenizer.bpe import byte_level_vocabulary
 from llmkit.convert.tokenizer.chat_template import chat_template_metadata
 from llmkit.convert.tokenizer.files import TokenizerFiles, read_tokenizer_files
 from llmkit.convert.tokenizer.metaspace import metaspace_vocabulary
+from llmkit.convert.tokenizer.pretokenizer import is_byte_level
 from llmkit.convert.tokenizer.sentencepiece import read_sentencepiece, sentencepiece_vocabulary
 from llmkit.convert.tokenizer.special import special_metadata
 from llmkit.convert.tokenizer.tekken import tekken_vocabulary
@@ -80,7 +81,7 @@ def _vocabulary(files: TokenizerFiles, n_vocab: int, pre: str | None, notes: lis
         raise UnsupportedError(
             f"{files.tokenizer_json}: a tokenizer model of type {kind}; llmkit converts BPE, as the Llama family has it"
         )
-    if model_json.get("byte_fallback") is True:
+    if model_json.get("byte_fallback") is True and not is_byte_level(files.tokenizer.get("pre_tokenizer")):
         return metaspace_vocabulary(files, n_vocab, notes)
     return byte_level_vocabulary(files, n_vocab, pre, notes)
 

@@ -54,6 +54,16 @@ _DEEPSEEK3: Final = (
     r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|" + _SPACES
 )
 
+_PUNCTUATION: Final = "\\s?[!-/:-~！-／：-～‘-‟\u3000-。]+"
+_HAN_HANGUL: Final = "[一-龥ࠀ-一가-퟿]+"
+# The letters that have case, as far as DeepSeek's authors list them.
+_CASED: Final = (
+    "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫ"
+    "ᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-"
+    "ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-"
+    "𞥃"
+)
+
 # Every character belongs to some match of these, so "keep the matches, drop the rest" splits like "isolate".
 _COVERS_ALL: Final = frozenset(
     {GPT2, LLAMA3, QWEN2, QWEN35, UFAKZEKA, SEED_CODER, BAILING, MINICPM5, TEKKEN, GPT4O, JAIS2}
@@ -75,6 +85,8 @@ class PreTokenizer:
 
 # It has [a-z] and [A-Z] for the classes of upper and lower case, and no marks in words.
 _ASCII_CASE: Final = "words with combining marks or with capitals outside ASCII"
+# It takes all of these for one control character, which is in no range of letters.
+_WIDE_SPACES: Final = "spaces outside ASCII"
 
 KNOWN: Final = (
     PreTokenizer("gpt-2", (GPT2,), False),
@@ -86,6 +98,11 @@ KNOWN: Final = (
     PreTokenizer("qwen35", (QWEN35,), False),
     PreTokenizer("gpt-4o", (GPT4O,), False, _ASCII_CASE),
     PreTokenizer("deepseek-v3", (_DIGITS3, _HAN_KANA, _DEEPSEEK3), False),
+    # DeepSeek splits digits apart; llama.cpp keeps them together and finds no merges between them.
+    PreTokenizer(
+        "deepseek-llm", (r"[\r\n]", rf"\s?[{_CASED}]+", _PUNCTUATION, r"\s+$", _HAN_HANGUL, DIGIT), False, _WIDE_SPACES
+    ),
+    PreTokenizer("deepseek-coder", (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _HAN_HANGUL, DIGIT), False, _WIDE_SPACES),
     PreTokenizer("minicpm5", (_DIGITS3, MINICPM5), True),
     PreTokenizer("seed-coder", (SEED_CODER,), False),
     PreTokenizer("bailingmoe", (BAILING,), False),
@@ -131,6 +148,11 @@ def canonical_regex(pattern: str) -> str:
     return pattern.replace(r"\p{N}{1}", r"\p{N}").replace("?+", "?").replace("++", "+")
 
 
+def is_byte_level(pre_tokenizer: object) -> bool:
+    """Whether a tokenizer.json's `pre_tokenizer` spells text in the byte-level alphabet, which needs no fallback."""
+    return any(step.get("type") == "ByteLevel" for step in steps(pre_tokenizer, "pretokenizers"))
+
+
 def stages_of(pre_tokenizer: object) -> tuple[str, ...]:
     """The splitting of a tokenizer.json's `pre_tokenizer` that ends in the byte-level alphabet.
 
@@ -138,7 +160,7 @@ def stages_of(pre_tokenizer: object) -> tuple[str, ...]:
     """
     found = list(steps(pre_tokenizer, "pretokenizers"))
     try:
-        if not any(step.get("type") == "ByteLevel" for step in found):
+        if not is_byte_level(pre_tokenizer):
             raise _UnknownStepError("no ByteLevel step")
         stages: list[str] = []
         for position, step in enumerate(found):

@@ -114,7 +114,7 @@ def test_a_whole_card(tmp_path: Path) -> None:
     (tmp_path / "generation_config.json").write_text(
         '{"temperature": 0.6, "top_k": 20, "top_p": null, "repetition_penalty": 1, "min_p": "x"}'
     )
-    found = plain(tmp_path, {"_name_or_path": "/home/me/tmp"}, "someone/Great-Model-1B-Chat-v3", 10**9)
+    found = plain(tmp_path, {"_name_or_path": "/data/runs/tmp"}, "someone/Great-Model-1B-Chat-v3", 10**9)
     assert found == {
         "type": "model",
         "name": "Great Model 1B Chat v3",

@@ -300,6 +300,11 @@ def test_ignore_merges_that_no_pre_tokenizer_has(tmp_path: Path) -> None:
     assert "1 tokens that no merge builds" in note
 
 
+def test_byte_fallback_of_a_byte_level_tokenizer_means_nothing(tmp_path: Path) -> None:
+    found, notes = read(tmp_path, tokenizer=small_tokenizer(model={"byte_fallback": True}))
+    assert (found[P + "model"], notes) == ("gpt2", [])
+
+
 def test_override_of_the_pre_tokenizer(tmp_path: Path) -> None:
     strange = small_tokenizer(pre_tokenizer={"type": "Whitespace"}, normalizer={"type": "Lowercase"})
     write_json(tmp_path / "tokenizer.json", strange)

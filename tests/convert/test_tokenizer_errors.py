@@ -53,7 +53,7 @@ def test_no_tokenizer(tmp_path: Path) -> None:
         ({"model": {"merges": [["z", "a"]]}}, FormatError, ["entry 0 needs 'z'"]),
         ({"model": {"end_of_word_suffix": "</w>"}}, UnsupportedError, ["end_of_word_suffix is '</w>'"]),
         ({"model": {"type": "Unigram"}}, UnsupportedError, ["type Unigram"]),
-        ({"model": {"byte_fallback": True}}, UnsupportedError, ["pre_tokenizer", "`▁`"]),
+        ({"model": {"byte_fallback": True}, "pre_tokenizer": SPLIT}, UnsupportedError, ["pre_tokenizer", "`▁`"]),
         ({"added_tokens": [added(2, "<s>")]}, FormatError, ["id 2 belongs to both 'c' and the added token '<s>'"]),
         ({"added_tokens": [added(7, "a")]}, FormatError, ["'a' has id 7, and 0 in the vocabulary"]),
         ({"added_tokens": [added(7, "x"), added(7, "y")]}, FormatError, ["id 7 belongs to both 'x' and 'y'"]),

@@ -84,6 +84,10 @@ def has_marks_or_case(text: str) -> bool:
     )
 
 
+def has_wide_spaces(text: str) -> bool:
+    return any(character.isspace() and not character.isascii() for character in text)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_byte_level(name: str, tmp_path: Path) -> None:
     pre_tokenizer, ignore_merges = FAMILIES[name]
@@ -103,7 +107,8 @@ def test_byte_level(name: str, tmp_path: Path) -> None:
     if deviation:
         assert notes == [f"llama.cpp's pre-tokenizer {name} is approximate: tokens may differ for {deviation}"]
         assert different
-        assert not [text for text in different if not has_marks_or_case(text)]
+        concerned = has_wide_spaces if "spaces" in deviation else has_marks_or_case
+        assert not [text for text in different if not concerned(text)]
     else:
         assert notes == []
         assert different == []
