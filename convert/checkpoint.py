@@ -6,16 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmkit.convert.weightfiles import (
-    INDEX_FILE,
-    SINGLE_FILE,
-    find_unindexed,
-    list_names,
-    member,
-    no_config,
-    read_index,
-)
+from llmkit.convert.weightfiles import list_names, member, no_checkpoint, read_index
 from llmkit.errors import FormatError
+from llmkit.formats.checkpointfiles import CONFIG, INDEX, contents
 from llmkit.formats.safetensors import read_header
 from llmkit.formats.strictjson import read_json_object
 from llmkit.types import TensorInfo
@@ -59,21 +52,20 @@ def open_checkpoint(folder: Path | str) -> Checkpoint:
     missing, or leads out of the folder.
     """
     folder = Path(folder)
-    names = list_names(folder)
-    if "config.json" not in names:
-        raise no_config(folder, names)
-    config = read_json_object(member(folder, "config.json"))
+    found = contents(list_names(folder))
+    if not found.has_config:
+        raise no_checkpoint(folder, found)
+    config = read_json_object(member(folder, CONFIG))
     generation_config: dict[str, Any] = {}
-    if "generation_config.json" in names:
+    if "generation_config.json" in found.names:
         generation_config = read_json_object(member(folder, "generation_config.json"))
     weight_map: dict[str, str] = {}
-    if SINGLE_FILE in names:
-        shards = [SINGLE_FILE]
-    elif INDEX_FILE in names:
+    shards = found.weights
+    if found.index:
         weight_map = read_index(folder)
-        shards = sorted(set(weight_map.values()))
-    else:
-        shards = find_unindexed(folder, names)
+        shards = tuple(sorted(set(weight_map.values())))
+    elif not shards:
+        raise no_checkpoint(folder, found)
     files = tuple(member(folder, shard) for shard in shards)
     tensors = _read_headers(files)
     for name, shard in weight_map.items():
@@ -96,6 +88,6 @@ def _read_headers(files: tuple[Path, ...]) -> dict[str, TensorInfo]:
 def _check_index_entry(name: str, path: Path, tensors: dict[str, TensorInfo]) -> None:
     found = tensors.get(name)
     if found is None:
-        raise FormatError(path, f"is missing, though {INDEX_FILE} says it is here", tensor=name)
+        raise FormatError(path, f"is missing, though {INDEX} says it is here", tensor=name)
     if found.path != path:
-        raise FormatError(path, f"is in {found.path.name}, though {INDEX_FILE} says it is here", tensor=name)
+        raise FormatError(path, f"is in {found.path.name}, though {INDEX} says it is here", tensor=name)

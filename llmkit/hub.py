@@ -17,7 +17,8 @@ from typing import Any, Self
 
 from llmkit import __version__, hubcache
 from llmkit.errors import HubError, LlmkitError, ModelNotFoundError, OutputError
-from llmkit.modelfiles import CONFIG, Contents, contents, why_no_checkpoint
+from llmkit.formats.checkpointadvice import place_label, why_no_checkpoint
+from llmkit.formats.checkpointfiles import CONFIG, Contents, contents
 from llmkit.progress import Silent, format_bytes
 from llmkit.protocols import Progress
 
@@ -91,7 +92,8 @@ def list_files(repo: str, revision: str | None = None) -> Listing:
 def _download(listing: Listing, progress: Progress) -> Fetched:
     found = listing.contents
     if not found.is_checkpoint:
-        raise ModelNotFoundError(_no_checkpoint_message(listing))
+        repo = _label(listing.repo, listing.revision)
+        raise ModelNotFoundError(f"{place_label(repo)} {why_no_checkpoint(found, repo).reason}")
     folder = hubcache.repo_folder(listing.repo) / "snapshots" / listing.commit
     # The weights last: a snapshot whose weights are complete is complete.
     small = [CONFIG, *found.companions, *((found.index,) if found.index else ())]
@@ -288,17 +290,6 @@ def _offline_message(repo: str, revision: str | None) -> str:
     else:
         state = f"{where} is not in the cache ({hubcache.cache_folder()})"
     return f"{state}, and HF_HUB_OFFLINE is set. Unset it to download the model."
-
-
-def _no_checkpoint_message(listing: Listing) -> str:
-    found = listing.contents
-    message = why_no_checkpoint(found, f"The hub repository {_label(listing.repo, listing.revision)}")
-    if found.ggufs:
-        message += (
-            " A GGUF file needs no conversion: download the one you want with "
-            f"`hf download {listing.repo} {found.ggufs[0]} --local-dir .` and give that file."
-        )
-    return message
 
 
 def _complete_snapshot(repo: str, revision: str | None) -> hubcache.CachedSnapshot | None:

@@ -8,7 +8,6 @@ Layout, as the huggingface_hub documentation fixes it ("Understand caching"):
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -17,11 +16,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-from llmkit.modelfiles import CONFIG, Contents, contents
+from llmkit.errors import FormatError
+from llmkit.formats.checkpointfiles import CONFIG, Contents, contents, repo_of_cache_folder
+from llmkit.formats.shardindex import read_weight_map
 
 COMMIT: Final = re.compile(r"[0-9a-f]{40}")
-# An index of 1,000,000 tensors has some 100 MB; more is no index.
-_MAX_INDEX_BYTES: Final = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +87,8 @@ def cached_snapshot(repo: str, revision: str | None = None) -> CachedSnapshot | 
 def cached_snapshots() -> Iterator[CachedSnapshot]:
     """One snapshot per cached model repository, by name."""
     for folder in sorted(_subfolders(cache_folder()), key=lambda f: f.name.lower()):
-        kind, _, name = folder.name.partition("--")
-        if kind != "models" or not name:
-            continue
-        snapshot = cached_snapshot(name.replace("--", "/", 1))
+        repo = repo_of_cache_folder(folder.name)
+        snapshot = cached_snapshot(repo) if repo else None
         if snapshot is not None:
             yield snapshot
 
@@ -116,21 +113,22 @@ def missing_weights(folder: Path, found: Contents) -> list[str]:
         return [CONFIG]
     if found.index is None:
         return [] if found.weights else ["*.safetensors"]
-    return sorted(shards_in_index(folder / found.index) - set(found.names))
+    return sorted(n for n in shards_in_index(folder / found.index) if not _is_file(folder / n))
 
 
 def shards_in_index(path: Path) -> set[str]:
-    """The files that a `model.safetensors.index.json` names; empty when it cannot be read.
-
-    Names that are not plain file names are left out: what they point to is refused when the checkpoint is opened.
-    """
+    """The files that a `model.safetensors.index.json` names; empty when it would be refused on opening."""
     try:
-        if path.stat().st_size > _MAX_INDEX_BYTES:
-            return set()
-        weight_map = json.loads(path.read_bytes())["weight_map"]
-        return {n for n in weight_map.values() if isinstance(n, str) and n and not {"/", "\\", "\0"} & set(n)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return set(read_weight_map(path).values())
+    except FormatError:
         return set()
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name longer than the file system allows
+        return False
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from llmkit import hubcache
-from llmkit.modelfiles import SPLIT_NAME
+from llmkit.formats.checkpointfiles import part_of_set
 
 ModelKind = Literal["checkpoint", "gguf"]
 
@@ -94,17 +94,16 @@ def _models_in(folder: Path, name: str) -> list[LocalModel]:
     """The checkpoint in `folder`, if it is one, and every .gguf file in it."""
     found = hubcache.folder_contents(folder)
     models = []
-    if found.is_checkpoint or (found.has_config and found.index):
+    if found.is_checkpoint:
         missing = tuple(hubcache.missing_weights(folder, found))
         n_bytes = sum(_size(folder / n) for n in found.weights)
         models.append(LocalModel(name, "checkpoint", folder, n_bytes, "here", missing=missing))
     for file in found.ggufs:
-        split = SPLIT_NAME.fullmatch(file)
-        files = [file]
-        if split:
-            files = [n for n in found.names if (s := SPLIT_NAME.fullmatch(n)) and s["stem"] == split["stem"]]
+        part = part_of_set(file)
+        siblings = (part.sibling(n) for n in range(1, part.count + 1)) if part else (file,)
+        files = [n for n in siblings if n in found.names]
         n_bytes = sum(_size(folder / n) for n in files)
-        stem = split["stem"] if split else Path(file).stem
+        stem = part.stem if part else Path(file).stem
         models.append(LocalModel(stem, "gguf", folder / file, n_bytes, "here"))
     return models
 

@@ -18,8 +18,16 @@ from typing import Final
 
 from llmkit import hubcache
 from llmkit.errors import HubError, ModelNotFoundError
+from llmkit.formats.checkpointadvice import only_pickles, place_label, why_no_checkpoint
+from llmkit.formats.checkpointfiles import (
+    FILE_SUFFIXES,
+    PICKLE_SUFFIXES,
+    Contents,
+    gguf_models,
+    part_of_set,
+    repo_of_cache_folder,
+)
 from llmkit.localmodels import LocalModel, ModelKind, list_models, match, models_here, name_parts
-from llmkit.modelfiles import SPLIT_NAME, Contents, contents, gguf_models, why_no_checkpoint
 from llmkit.protocols import Progress
 
 __all__ = ["LocalModel", "ModelKind", "ResolvedModel", "list_models", "resolve"]
@@ -77,28 +85,24 @@ def resolve(
 
 def _from_file(path: Path, want: ModelKind | None) -> ResolvedModel:
     suffix = path.suffix.lower()
-    if suffix == ".gguf" or (suffix not in (".safetensors", ".bin", ".pth", ".pt") and _is_gguf(path)):
+    if suffix == ".gguf" or (suffix not in (".safetensors", *PICKLE_SUFFIXES) and _is_gguf(path)):
         if want == "checkpoint":
             raise ModelNotFoundError(
                 f"{path} is a GGUF file already; a conversion starts from a SafeTensors checkpoint: give the folder "
                 "that holds config.json and the .safetensors files."
             )
-        split = SPLIT_NAME.fullmatch(path.name)
-        if split and int(split["number"]) != 1:
-            first = f"{split['stem']}-{1:05d}-of-{split['count']}.gguf"
-            raise ModelNotFoundError(f"{path} is part {int(split['number'])} of a split model; give its first: {first}")
-        return ResolvedModel(path, split["stem"] if split else path.stem, "gguf")
+        part = part_of_set(path.name)
+        if part and part.number != 1:
+            first = part.sibling(1)
+            raise ModelNotFoundError(f"{path} is part {part.number} of a split model; give its first: {first}")
+        return ResolvedModel(path, part.stem if part else path.stem, "gguf")
     if suffix == ".safetensors":
         raise ModelNotFoundError(
             f"{path} is one SafeTensors file; a model also needs its config.json and tokenizer. Give the folder: "
             f"{path.parent}"
         )
-    if suffix in (".bin", ".pth", ".pt", ".ckpt"):
-        raise ModelNotFoundError(
-            why_no_checkpoint(contents(["pytorch_model" + suffix]), f"{path.parent}").replace(
-                "pytorch_model" + suffix, path.name
-            )
-        )
+    if suffix in PICKLE_SUFFIXES:
+        raise ModelNotFoundError(f"{place_label(path.parent)} {only_pickles([path.name], path.parent)}")
     raise ModelNotFoundError(f"{path} is no model: expected a checkpoint folder or a .gguf file.")
 
 
@@ -112,8 +116,8 @@ def _from_folder(path: Path, want: ModelKind | None) -> ResolvedModel:
     if found.is_checkpoint:
         hint = _convert_hint(path, name)
         raise ModelNotFoundError(f"{path} is a SafeTensors checkpoint; a GGUF file is needed. {hint}")
-    if path.name.startswith("models--") and (path / "snapshots").is_dir():
-        repo = path.name.removeprefix("models--").replace("--", "/", 1)
+    repo = repo_of_cache_folder(path.name)
+    if repo and (path / "snapshots").is_dir():
         raise ModelNotFoundError(f"{path} is a repository of the Hugging Face cache; give its name: {repo}")
     if not found.has_config and not found.has_weights:
         inside = [m for m in models_here(path) if want in (None, m.kind)]
@@ -126,7 +130,7 @@ def _from_folder(path: Path, want: ModelKind | None) -> ResolvedModel:
     if want == "checkpoint":
         # Opening it tells what is wrong in the terms of a checkpoint: missing shards, pickled weights, no config.
         return ResolvedModel(path, name, "checkpoint")
-    raise ModelNotFoundError(why_no_checkpoint(found, f"The folder {path}"))
+    raise ModelNotFoundError(f"{place_label(path)} {why_no_checkpoint(found, path).reason}")
 
 
 def _single_gguf(folder: Path, found: Contents) -> ResolvedModel:
@@ -222,7 +226,7 @@ def _looks_like_path(model: str) -> bool:
         model.startswith(("/", "./", "../", "~"))
         or model.endswith("/")
         or model.partition("@")[0].count("/") > 1
-        or model.lower().endswith((".gguf", ".safetensors", ".bin", ".pth", ".pt", ".onnx", ".json"))
+        or model.lower().endswith(FILE_SUFFIXES)
     )
 
 

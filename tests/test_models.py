@@ -15,8 +15,8 @@ from click.testing import CliRunner
 from llmkit import hubcache
 from llmkit.cli import cli
 from llmkit.errors import HubError, ModelNotFoundError
+from llmkit.formats.checkpointfiles import contents, gguf_models
 from llmkit.localmodels import LocalModel, list_models, match
-from llmkit.modelfiles import contents, gguf_models
 from llmkit.models import resolve
 
 COMMIT = "a" * 40

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from llmkit.errors import FormatError, ModelNotFoundError, UnsupportedError
+from llmkit.formats.checkpointadvice import why_no_checkpoint
 from llmkit.hubcache import folder_contents
 from llmkit.inspection.records import ChatTemplate, GGUFDetails, Hyperparameters, Inspection, Tokenizer, TypeUsage
 
@@ -71,4 +72,4 @@ def _inspect_folder(folder: Path) -> Inspection:
     except FormatError:
         if found.has_config or safetensors:
             raise
-        raise ModelNotFoundError(f"{folder} holds no model: no .gguf and no .safetensors file") from None
+        raise ModelNotFoundError(f"{folder} {why_no_checkpoint(found, folder).reason}") from None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.errors import LlmkitError
+from llmkit.formats.checkpointfiles import cached_repo
 from llmkit.formats.safetensors import read_header
 from llmkit.inspection.records import ChatTemplate, Hyperparameters, Inspection, Tokenizer
 from llmkit.types import TensorInfo
@@ -89,10 +90,7 @@ def _architecture(config: dict[str, Any]) -> str | None:
 def _name(config: dict[str, Any], folder: Path) -> str:
     """The repository's name in a cache snapshot, else the folder's."""
     resolved = folder.resolve()
-    repo = resolved.parent.parent.name
-    if resolved.parent.name == "snapshots" and repo.startswith("models--"):
-        return repo.removeprefix("models--").replace("--", "/", 1)
-    return resolved.name
+    return cached_repo(resolved) or resolved.name
 
 
 def _hyperparameters(config: dict[str, Any]) -> Hyperparameters:

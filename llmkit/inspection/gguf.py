@@ -6,9 +6,9 @@ import math
 from pathlib import Path
 from typing import Any, Final
 
+from llmkit.formats.checkpointfiles import part_of_set
 from llmkit.formats.gguf import GGUFFile, ValueType, open_gguf
 from llmkit.inspection.records import ChatTemplate, GGUFDetails, Hyperparameters, Inspection, Tokenizer
-from llmkit.modelfiles import SPLIT_NAME
 from llmkit.types import TensorInfo
 
 # llama.h of the pinned llama.cpp, `enum llama_ftype`.
@@ -74,10 +74,10 @@ def _inspection(
 
 def _parts(path: Path) -> tuple[Path, list[Path], list[str]]:
     """The part to take the metadata from (the first if it is here), the other parts, and the names of those missing."""
-    split = SPLIT_NAME.fullmatch(path.name)
-    if split is None or not 1 < int(split["count"]) <= _MAX_PARTS:
+    part = part_of_set(path.name)
+    if part is None or not 1 < part.count <= _MAX_PARTS:
         return path, [], []
-    names = [f"{split['stem']}-{n:05d}-of-{split['count']}.gguf" for n in range(1, int(split["count"]) + 1)]
+    names = [part.sibling(n) for n in range(1, part.count + 1)]
     here = [path.with_name(name) for name in names if path.with_name(name).is_file() or name == path.name]
     missing = [name for name in names if path.with_name(name) not in here]
     return here[0], here[1:], missing
