@@ -8,8 +8,8 @@ checked, encoded and written to its place. The bytes do not depend on the number
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.convert.plan import ConversionPlan, PlannedTensor
-from llmkit.errors import FormatError, NonFiniteError, OutputError
-from llmkit.formats.output import publish
+from llmkit.errors import FormatError, LlmkitError, NonFiniteError
+from llmkit.formats.output import OutputFile, publish
 from llmkit.protocols import Progress
 from llmkit.quantize.schemes import Scheme, scheme
-from llmkit.types import TensorInfo
+from llmkit.types import TensorInfo, TensorType
 
 # Chunks of this many weights keep a thread's buffers (float32, source and output) in its share of the CPU caches,
 # and make what Python adds per chunk negligible.
@@ -53,34 +53,57 @@ def execute(
 ) -> None:
     """Write the planned file to `output`, with `threads` threads and at most `memory` bytes of buffers.
 
-    Raises NonFiniteError, FormatError (an input changed since it was planned), OutputError.
+    Fewer threads work where the budget has no room for more. Raises NonFiniteError, FormatError (an input changed since
+    it was planned), OutputError, LlmkitError if the budget is too small for a single thread (see `check_budget`).
     """
+    threads = min(threads, check_budget(plan, memory))
     chunks = _chunks(plan.tensors, memory // threads)
-    total = sum(t.nbytes for t in plan.tensors)
     with ExitStack() as stack:
         inputs = _open_inputs(plan.tensors, stack)
-        descriptor = stack.enter_context(publish(output, plan.total_bytes, overwrite=overwrite))
-        progress.start(f"writing {output.name}", total)
-        _write_at(descriptor, memoryview(plan.header), 0)
-        work = partial(_work, descriptor, inputs, allow_nonfinite, progress)
-        _run(work, iter(chunks), threads)
+        file = stack.enter_context(publish(output, plan.total_bytes, overwrite=overwrite))
+        progress.start(f"writing {output.name}", sum(t.nbytes for t in plan.tensors))
+        try:
+            file.write_at(plan.header, 0)
+            _run(partial(_work, file, inputs, allow_nonfinite, progress), iter(chunks), threads)
+        except BaseException:
+            progress.abort()
+            raise
         progress.finish()
 
 
+def check_budget(plan: ConversionPlan, memory: int) -> int:
+    """How many threads can work at once within `memory` bytes of buffers; LlmkitError if not even one can."""
+    largest = max(plan.tensors, key=_group_bytes)
+    need = _group_bytes(largest)
+    if need > memory:
+        raise LlmkitError(
+            f"--memory: tensor {largest.name!r} is worked on {_group_rows(largest)} rows at a time, which needs "
+            f"{need:,} bytes of buffers; {memory:,} are allowed"
+        )
+    return memory // need
+
+
+def _group_rows(tensor: PlannedTensor) -> int:
+    """Rows that must be worked on together: one, or those of a head where they change places."""
+    return tensor.rows.head_dim if tensor.rows else 1
+
+
+def _group_bytes(tensor: PlannedTensor) -> int:
+    """Buffer bytes for one group of rows.
+
+    Per weight: up to 4 bytes as read, 4 as float32, 4 more where rows change places, up to 4 as encoded.
+    """
+    return 16 * _matrix(tensor)[1] * _group_rows(tensor)
+
+
 def _chunks(tensors: Sequence[PlannedTensor], budget: int) -> list[_Chunk]:
-    """Split every tensor into runs of rows whose buffers stay within `budget` bytes."""
+    """Split every tensor into runs of whole groups of rows whose buffers stay within `budget` bytes."""
     chunks = []
     for tensor in tensors:
         rows, columns = _matrix(tensor)
-        group = tensor.rows.head_dim if tensor.rows else 1
-        # Per weight: up to 4 bytes as read, 4 as float32 and, where rows are reordered, 4 more, 4 as encoded.
-        per_group = 16 * columns * group
-        if per_group > budget:
-            raise OutputError(
-                f"tensor {tensor.name!r}: {group} rows of {columns} weights need {per_group:,} bytes of buffers per "
-                f"thread, {budget:,} are allowed; raise --memory or lower --threads"
-            )
-        n_rows = min(budget // per_group, max(1, CHUNK_WEIGHTS // (columns * group))) * group
+        group = _group_rows(tensor)
+        n_groups = min(budget // _group_bytes(tensor), max(1, CHUNK_WEIGHTS // (columns * group)))
+        n_rows = n_groups * group
         chunks += [_Chunk(tensor, first, min(n_rows, rows - first)) for first in range(0, rows, n_rows)]
     return chunks
 
@@ -103,14 +126,22 @@ def _run(work: Any, chunks: Iterator[_Chunk], threads: int) -> None:
                 stop.set()
                 raise
 
-    with ThreadPoolExecutor(threads, thread_name_prefix="llmkit") as pool:
-        futures: list[Future[None]] = [pool.submit(loop) for _ in range(threads)]
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="llmkit")
+    futures: list[Future[None]] = [pool.submit(loop) for _ in range(threads)]
+    interrupt: BaseException | None = None
+    while any(not future.done() for future in futures):
+        # The caller closes the files when this returns, so it must not return, however often it is interrupted,
+        # before the last worker has let go of them.
         try:
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-        finally:
-            stop.set()  # also when the main thread is interrupted
-    for future in [*done, *futures]:
-        future.result()
+            wait(futures)
+        except BaseException as error:
+            stop.set()
+            interrupt = interrupt or error
+    pool.shutdown()
+    if interrupt:
+        raise interrupt
+    for future in futures:
+        future.result()  # raises what ended it
 
 
 class _Buffers:
@@ -127,7 +158,7 @@ class _Buffers:
 
 
 def _work(
-    descriptor: int,
+    file: OutputFile,
     inputs: dict[Path, int],
     allow_nonfinite: bool,
     progress: Progress,
@@ -145,7 +176,7 @@ def _work(
     target.encode(values, packed)
     if not allow_nonfinite:
         _require_finite_scales(packed, target, chunk)
-    _write_at(descriptor, packed.data.cast("B"), tensor.offset + chunk.first_row * row_bytes)
+    file.write_at(packed.data.cast("B"), tensor.offset + chunk.first_row * row_bytes)
     progress.advance(packed.nbytes, tensor.name)
 
 
@@ -181,26 +212,38 @@ def _require_finite(values: NDArray[np.float32], chunk: _Chunk, columns: int) ->
     if index >= 0:
         row, column = divmod(index, columns)
         raise NonFiniteError(
-            f"{_origin(chunk.tensor)} holds {values.ravel()[index]} (output row {chunk.first_row + row}, column "
-            f"{column}); the checkpoint is damaged or was saved after training diverged. "
-            "--allow-nonfinite converts it all the same"
+            f"{_origin(chunk.tensor)} holds {values[row, column]} at {_place(chunk, row, column)}; the checkpoint is "
+            "damaged or was saved after training diverged. --allow-nonfinite converts it all the same"
         )
 
 
+def _place(chunk: _Chunk, row: int, column: int) -> str:
+    """The place of a value in the checkpoint's tensor, given its place in the chunk, whose rows may be reordered."""
+    row += chunk.first_row
+    if chunk.tensor.rows:
+        head, place = divmod(row, chunk.tensor.rows.head_dim)
+        row = head * chunk.tensor.rows.head_dim + int(chunk.tensor.rows.order()[place])
+    return f"[{row}, {column}]" if len(chunk.tensor.shape) > 1 else f"[{max(row, column)}]"
+
+
 def _require_finite_scales(packed: NDArray[np.uint8], target: Scheme, chunk: _Chunk) -> None:
-    """Values that are finite in float32 can exceed float16, in which the scales of the blocks are stored."""
-    names = target.block.names
-    fields = [target.block.fields[name] for name in names] if names and target.block.fields else [(target.block, 0)]
+    """Values that are finite in float32 can exceed the 16-bit floats in which weights or scales are stored."""
     blocks = packed.reshape(-1, target.block.itemsize)
-    for dtype, offset, *_ in fields:
-        if dtype != np.float16:
-            continue
-        bits = blocks[:, offset : offset + 2].view(np.uint16) if blocks.shape[1] > 2 else blocks.view(np.uint16)
-        if ((bits & 0x7C00) == 0x7C00).any():
+    for offset, exponent in _half_floats(target):
+        bits = blocks[:, offset : offset + 2].view(np.uint16)
+        if ((bits & exponent) == exponent).any():
             raise NonFiniteError(
-                f"{_origin(chunk.tensor)} holds values too large for {target.type.name}, whose "
-                f"{'scales are' if names else 'weights are'} float16 (at most 65504); convert to gguf-bf16 or gguf-f32"
+                f"{_origin(chunk.tensor)} holds values too large for {target.type.name}, whose weights or scales are "
+                "16-bit floats; gguf-f32 holds every value"
             )
+
+
+def _half_floats(target: Scheme) -> list[tuple[int, int]]:
+    """Where in a block of this type 16-bit floats lie, in bytes, and the bits of their exponent."""
+    if target.type is TensorType.BF16:
+        return [(0, 0x7F80)]
+    fields: Mapping[str, Any] = target.block.fields or {}
+    return [(offset, 0x7C00) for dtype, offset, *_ in fields.values() if dtype == np.float16]
 
 
 def _origin(tensor: PlannedTensor) -> str:
@@ -238,12 +281,5 @@ def _read_at(descriptor: int, buffer: NDArray[np.uint8], source: TensorInfo, off
             raise FormatError(source.path, f"cannot be read: {error.strerror}", tensor=source.name) from error
         if n == 0:
             raise FormatError(source.path, f"ends {len(view):,} bytes too early; it has changed", tensor=source.name)
-        view = view[n:]
-        offset += n
-
-
-def _write_at(descriptor: int, view: memoryview, offset: int) -> None:
-    while view:
-        n = os.pwrite(descriptor, view, offset)
         view = view[n:]
         offset += n

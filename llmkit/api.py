@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmkit.errors import LlmkitError, UnsupportedError
+from llmkit.errors import LlmkitError, OutputError, UnsupportedError
 from llmkit.progress import Silent
 from llmkit.protocols import Progress, Session
 
@@ -90,6 +90,7 @@ def convert(
     Raises a subclass of LlmkitError; nothing lies at the output's final name then.
     """
     from llmkit.convert.checkpoint import open_checkpoint
+    from llmkit.convert.execute import check_budget, execute
     from llmkit.convert.gguf_target import default_output, plan_gguf
     from llmkit.formats.output import check_output
     from llmkit.models import ResolvedModel, resolve
@@ -97,6 +98,8 @@ def convert(
     started = time.monotonic()
     recipe = parse_target(to)
     n_threads = _default_threads() if threads is None else threads
+    if n_threads < 1:
+        raise LlmkitError(f"threads is {n_threads}; at least 1 is needed")
     budget = parse_bytes(memory)
     progress = progress or Silent()
     resolved = (
@@ -104,14 +107,14 @@ def convert(
     )
     path = default_output(resolved.name, recipe)
     if output is not None:
-        path = Path(output) / path if Path(output).is_dir() else Path(output)
-    if not dry_run:
-        check_output(path, overwrite=overwrite)
+        path = _output_path(os.fspath(output), path)
+    check_output(path, overwrite=overwrite or dry_run)
     checkpoint = open_checkpoint(resolved.path)
+    if path.exists() and any(_is_input(file) and file.samefile(path) for file in resolved.path.iterdir()):
+        raise OutputError(f"{path}: belongs to the checkpoint that is to be converted; name another file with -o")
     plan = plan_gguf(checkpoint, recipe, model_id=resolved.repo, tokenizer_pre=tokenizer_pre)
+    check_budget(plan, budget)
     if not dry_run:
-        from llmkit.convert.execute import execute
-
         execute(
             plan,
             path,
@@ -122,6 +125,21 @@ def convert(
             allow_nonfinite=allow_nonfinite,
         )
     return ConversionResult(path, plan, time.monotonic() - started, dry_run)
+
+
+def _is_input(file: Path) -> bool:
+    """Whether a file of a checkpoint folder is more than an earlier result."""
+    return file.suffix != ".gguf" and file.exists()
+
+
+def _output_path(output: str, default: Path) -> Path:
+    if output == "-":
+        raise OutputError("a GGUF file cannot go to standard output: its header is written last")
+    if Path(output).is_dir():
+        return Path(output) / default
+    if output.endswith(os.sep):
+        raise OutputError(f"{output}: no such folder")
+    return Path(output)
 
 
 def load(
@@ -156,12 +174,14 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "
 
 def parse_bytes(size: int | str) -> int:
     """Bytes of "1GiB", "512MiB", "2GB", "1000000"; raises LlmkitError for anything else."""
-    if isinstance(size, int):
+    match = (
+        re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([KMG]?I?)B?\s*", size.upper()) if isinstance(size, str) else None
+    )
+    if match and match[2] in _UNITS:
+        size = int(float(match[1]) * _UNITS[match[2]])
+    if isinstance(size, int) and size > 0:
         return size
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?I?)B?\s*", size.upper())
-    if not match or match[2] not in _UNITS:
-        raise LlmkitError(f"{size!r} is not a size; write it as 512MiB, 1GiB or 2GB")
-    return int(float(match[1]) * _UNITS[match[2]])
+    raise LlmkitError(f"{size!r} is not a size; write it as 512MiB, 1GiB or 2GB")
 
 
 def _default_threads() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, Final
 
@@ -44,7 +45,7 @@ class LazyGroup(click.Group):
 
 def _set(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value:
-        ctx.ensure_object(dict)[param.name] = True
+        ctx.obj[param.name] = True
 
 
 def _common_options() -> list[click.Parameter]:
@@ -56,45 +57,47 @@ def _common_options() -> list[click.Parameter]:
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "--version", prog_name="llmkit")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no notes on stderr.")
-@click.pass_context
-def cli(ctx: click.Context, debug: bool, quiet: bool) -> None:
+@click.option("--debug", is_flag=True, expose_value=False, callback=_set, help="Show the traceback of an error.")
+@click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_set, help="No progress and no notes.")
+def cli() -> None:
     """Convert Hugging Face checkpoints to quantised GGUF files, and run them."""
-    ctx.obj = {"debug": debug, "quiet": quiet}
 
 
 def main(args: list[str] | None = None) -> None:
-    """Entry point: exit status 0, 1 (the work failed; one message on stderr), 2 (usage) or 130 (interrupted)."""
+    """Entry point: exits with 0, 1 (the work failed; one message on stderr), 2 (usage) or 130 (interrupted)."""
     # Being asked to end unwinds like Ctrl-C does, so that an unfinished output is removed.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    arguments = sys.argv[1:] if args is None else args
-    sys.exit(run(arguments))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    sys.exit(run(sys.argv[1:] if args is None else args))
 
 
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit status."""
-    debug = "--debug" in arguments
+    common = {"debug": False, "quiet": False}
     try:
-        result: Any = cli.main(arguments, prog_name="llmkit", standalone_mode=False)
+        result: Any = cli.main(arguments, prog_name="llmkit", standalone_mode=False, obj=common)
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except LlmkitError as error:
-        if debug:
-            raise
-        click.echo(f"llmkit: {error}", err=True)
-        return 1
     except (click.Abort, KeyboardInterrupt):
-        click.echo("llmkit: interrupted", err=True)
+        _say("interrupted")
         return 130
-    except BrokenPipeError:
-        # The reader of our output went away (`llmkit ... | head`); nothing is left to say, nor a place to say it.
-        sys.stderr.close()
-        return 141
-    except (OSError, MemoryError) as error:
-        if debug:
+    except Exception as error:
+        if common["debug"]:
             raise
-        click.echo(f"llmkit: {error or type(error).__name__}", err=True)
+        _say(_message(error))
         return 1
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, LlmkitError):
+        return str(error)
+    if isinstance(error, OSError | MemoryError):
+        return str(error) or type(error).__name__
+    return f"internal error, please report it: {type(error).__name__}: {error} (--debug shows where)"
+
+
+def _say(message: str) -> None:
+    with suppress(OSError):  # stderr may be gone
+        click.echo(f"llmkit: {message}", err=True)

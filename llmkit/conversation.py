@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -60,10 +59,8 @@ class Conversation:
                 raise OutputError(f"{path} exists and is not a saved conversation: choose another name") from error
         content = {"format": _FORMAT, "version": _VERSION, "model": model, "messages": self.messages}
         data = (json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode("utf-8", "replace")
-        with publish(path, len(data), overwrite=True) as descriptor:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
+        with publish(path, len(data), overwrite=True) as file:
+            file.write_at(data, 0)
 
     @staticmethod
     def load(path: Path) -> Conversation:

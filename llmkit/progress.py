@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from threading import Lock
 from typing import TextIO
 
@@ -18,6 +19,8 @@ class Silent:
     def advance(self, n_bytes: int, label: str = "") -> None: ...
 
     def finish(self) -> None: ...
+
+    def abort(self) -> None: ...
 
 
 class Lines:
@@ -52,8 +55,15 @@ class Lines:
     def finish(self) -> None:
         self._line(f"{self._title}: done in {time.monotonic() - self._started:.1f} s")
 
+    def abort(self) -> None: ...
+
     def _line(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        self._write(text + "\n")
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError, ValueError):  # nobody reads stderr any more: no reason to end the work
+            self._stream.write(text)
+            self._stream.flush()
 
 
 class Bar(Lines):
@@ -76,14 +86,16 @@ class Bar(Lines):
     def finish(self) -> None:
         elapsed = time.monotonic() - self._started
         self._draw(f"{self._title}: {format_bytes(self._done)} in {elapsed:.1f} s")
-        print(file=self._stream, flush=True)
+        self._write("\n")
+
+    def abort(self) -> None:
+        self._write("\n")
 
     def _draw(self, text: str) -> None:
         import shutil
 
         width = shutil.get_terminal_size().columns - 1
-        self._stream.write("\r\x1b[K" + text[:width])
-        self._stream.flush()
+        self._write("\r\x1b[K" + text[:width])
 
 
 def for_stderr(quiet: bool) -> Progress:

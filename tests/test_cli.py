@@ -58,6 +58,29 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert done.stdout.startswith("tensor ")
     assert done.stderr == ""
+    assert done.returncode == 1
+
+
+def test_an_error_of_our_own_is_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from llmkit.commands import convert
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise ZeroDivisionError("somewhere")
+
+    monkeypatch.setattr(convert, "resolve", fail)
+    assert run(["convert", "m", "--to", "gguf-q4"]) == 1
+    assert capsys.readouterr().err == (
+        "llmkit: internal error, please report it: ZeroDivisionError: somewhere (--debug shows where)\n"
+    )
+    with pytest.raises(ZeroDivisionError):
+        run(["--debug", "convert", "m", "--to", "gguf-q4"])
+
+
+def test_an_option_that_is_a_value_of_another(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["generate", "./no/such.gguf", "-p", "--debug"]) == 1
+    assert capsys.readouterr().err.startswith("llmkit: ./no/such.gguf")
 
 
 def test_the_python_api_names_what_it_offers() -> None:

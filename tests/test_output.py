@@ -13,18 +13,35 @@ from llmkit.formats import output
 from llmkit.formats.output import check_output, publish
 
 
+@pytest.fixture(params=["nameless", "named"], autouse=True)
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways of keeping an unfinished file: without a name, and where the system has no such files."""
+    if request.param == "named":
+        monkeypatch.delattr(output.os, "O_TMPFILE", raising=False)
+    return str(request.param)
+
+
 def names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
-def test_the_name_appears_at_the_end_and_the_part_goes(tmp_path: Path) -> None:
+def test_the_name_appears_at_the_end_and_nothing_else_stays(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "model.gguf"
-    with publish(path, 6, overwrite=False) as descriptor:
-        os.pwrite(descriptor, b"abcdef", 0)
+    with publish(path, 6, overwrite=False) as file:
+        file.write_at(b"def", 3)
+        file.write_at(memoryview(b"abc"), 0)
         assert not path.exists()
-        assert path.with_name("model.gguf.part").stat().st_size == 6
+        assert len(names(tmp_path)) == (0 if kind == "nameless" else 1)
     assert path.read_bytes() == b"abcdef"
     assert names(tmp_path) == ["model.gguf"]
+    assert path.stat().st_nlink == 1
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask()
+
+
+def umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt, SystemExit])
@@ -40,25 +57,51 @@ def test_a_failure_keeps_the_file_that_was_to_be_replaced(tmp_path: Path) -> Non
     with pytest.raises(RuntimeError), publish(path, 6, overwrite=True):
         raise RuntimeError
     assert path.read_bytes() == b"old"
-    with publish(path, 3, overwrite=True) as descriptor:
-        os.pwrite(descriptor, b"new", 0)
+    with publish(path, 3, overwrite=True) as file:
+        file.write_at(b"new", 0)
     assert path.read_bytes() == b"new"
 
 
-def test_the_part_of_a_killed_process_is_reused(tmp_path: Path) -> None:
-    (tmp_path / "m.gguf.part").write_bytes(b"x" * 100)
-    with publish(tmp_path / "m.gguf", 3, overwrite=False) as descriptor:
-        os.pwrite(descriptor, b"abc", 0)
-    assert (tmp_path / "m.gguf").read_bytes() == b"abc"
-
-
-def test_two_writers_of_one_file(tmp_path: Path) -> None:
+def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
-    with publish(path, 3, overwrite=False) as descriptor:
-        with pytest.raises(OutputError, match="another process is writing"), publish(path, 3, overwrite=False):
-            pytest.fail("the second must not start")
-        os.pwrite(descriptor, b"abc", 0)
+    with publish(path, 3, overwrite=True) as file:
+        with publish(path, 3, overwrite=True) as other:
+            other.write_at(b"xyz", 0)
+        file.write_at(b"abc", 0)
+        assert path.read_bytes() == b"xyz"
     assert path.read_bytes() == b"abc"
+    assert names(tmp_path) == ["m.gguf"]
+
+
+def test_files_of_others_that_look_like_parts_stay(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf.part").write_bytes(b"a download of theirs")
+    with publish(tmp_path / "m.gguf", 3, overwrite=False) as file:
+        file.write_at(b"abc", 0)
+    assert (tmp_path / "m.gguf.part").read_bytes() == b"a download of theirs"
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path, exists: bool) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    if exists:
+        (elsewhere / "big.gguf").write_bytes(b"old")
+    link = tmp_path / "m.gguf"
+    link.symlink_to(elsewhere / "big.gguf")
+    if exists:
+        with pytest.raises(OutputError, match="exists already"):
+            check_output(link, overwrite=False)
+    with publish(link, 3, overwrite=exists) as file:
+        file.write_at(b"new", 0)
+    assert link.is_symlink()
+    assert (elsewhere / "big.gguf").read_bytes() == b"new"
+    assert sorted(names(tmp_path)) == ["elsewhere", "m.gguf"]
+
+
+def test_errors_of_the_work_are_not_taken_for_errors_of_the_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="somewhere else"), publish(tmp_path / "m.gguf", 3, overwrite=False):
+        raise OSError(errno.ENOSPC, "somewhere else")
+    assert names(tmp_path) == []
 
 
 def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
@@ -89,6 +132,7 @@ def test_a_full_disk_is_found_before_the_work(tmp_path: Path, monkeypatch: pytes
         (lambda p: p.mkdir(), "is a folder"),
         (lambda p: os.mkfifo(p), "not a regular file"),
         (lambda p: p.parent.rmdir(), "does not exist"),
+        (lambda p: p.symlink_to("gone/away.gguf"), "the folder .*gone does not exist"),
     ],
 )
 def test_outputs_that_cannot_be(tmp_path: Path, prepare: object, words: str) -> None:
@@ -97,3 +141,11 @@ def test_outputs_that_cannot_be(tmp_path: Path, prepare: object, words: str) -> 
     prepare(folder / "m.gguf")  # type: ignore[operator]
     with pytest.raises(OutputError, match=words):
         check_output(folder / "m.gguf", overwrite=False)
+
+
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="too long"), publish(tmp_path / ("m" * 300), 3, overwrite=False):
+        pytest.fail("the work must not start")
+    with publish(tmp_path / ("m" * 250), 3, overwrite=False) as file:
+        file.write_at(b"abc", 0)
+    assert names(tmp_path) == ["m" * 250]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,62 +13,103 @@ from llmkit.errors import OutputError
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
-    """Raise OutputError at once if `path` could not be created or replaced later."""
-    folder = path.parent
-    if not folder.is_dir():
-        raise OutputError(f"{path}: the folder {folder} does not exist")
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder; name a file with -o")
-    if path.exists() and not path.is_file():
-        raise OutputError(f"{path}: is not a regular file")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path}: exists already; use --overwrite to replace it, or -o for another name")
+    """Raise OutputError at once if `path` could not be created, or replaced, later."""
+    try:
+        target = _target(path)
+        folder = target.parent
+        if not folder.is_dir():
+            raise OutputError(f"{path}: the folder {folder} does not exist")
+        if target.is_dir():
+            raise OutputError(f"{path}: is a folder; name a file with -o")
+        if target.exists() and not target.is_file():
+            raise OutputError(f"{path}: is not a regular file")
+        if target.exists() and not overwrite:
+            raise OutputError(f"{path}: exists already; use --overwrite to replace it, or -o for another name")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{path}: no permission to write in {folder}")
 
 
-@contextmanager
-def publish(path: Path, total_bytes: int, *, overwrite: bool) -> Iterator[int]:
-    """Give a file descriptor of `total_bytes` to fill; at the end the file takes the name `path`.
+class OutputFile:
+    """A file in the making; `publish` yields it."""
 
-    Until then it is `<path>.part` beside it. Space is reserved first, so a full disk is found before the work. An error
-    or an interrupt removes the part; a part that a killed process left behind is reused. Raises OutputError.
+    def __init__(self, path: Path, descriptor: int, total_bytes: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+        self._total_bytes = total_bytes
+
+    def write_at(self, data: memoryview | bytes, offset: int) -> None:
+        """Write all of `data` at `offset`; several threads may do so at once. Raises OutputError."""
+        view = memoryview(data)
+        try:
+            while view:
+                n = os.pwrite(self._descriptor, view, offset)
+                view = view[n:]
+                offset += n
+        except OSError as error:
+            raise OutputError(_explain(self._path, self._total_bytes, error)) from error
+
+
+@contextmanager
+def publish(path: Path, total_bytes: int, *, overwrite: bool) -> Iterator[OutputFile]:
+    """Give a file of `total_bytes` to fill; at the end it takes the name `path`.
+
+    Until then it has no name at all where the system offers that (Linux, on most file systems), so even a kill leaves
+    nothing; elsewhere it is `.<name>.<random>.part` beside `path`, removed on an error or interrupt. Space is reserved
+    first, so a full disk is found before the work. A symbolic link stays, and the file it leads to is written. Raises
+    OutputError.
     """
     check_output(path, overwrite=overwrite)
-    part = path.with_name(path.name + ".part")
-    descriptor = _open_part(part)
+    target = _target(path)
+    # Short names: the random part must not make a valid name too long.
+    part = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.part")
+    descriptor = -1
     try:
         try:
-            os.ftruncate(descriptor, 0)
+            descriptor, named = _open_part(part)
             _reserve(descriptor, total_bytes)
-            yield descriptor
-            os.fsync(descriptor)
-            _take_name(part, path, overwrite)
         except OSError as error:
             raise OutputError(_explain(path, total_bytes, error)) from error
-    except BaseException:
+        yield OutputFile(path, descriptor, total_bytes)
+        try:
+            os.fsync(descriptor)
+            if not named:
+                _give_name(descriptor, part)
+            _take_name(part, target, overwrite)
+        except OSError as error:
+            raise OutputError(_explain(path, total_bytes, error)) from error
+    finally:
         with suppress(OSError):
             part.unlink()
-        raise
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _target(path: Path) -> Path:
+    """Where `path` leads: a link, dangling or not, is followed, so that the link itself stays."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def _open_part(part: Path) -> tuple[int, bool]:
+    """A new file for writing, and whether it has the name `part` already."""
+    if hasattr(os, "O_TMPFILE"):
+        try:
+            return os.open(part.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666), False
+        except OSError as error:
+            # Not every file system has nameless files; what it answers instead varies.
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
+                raise
+    return os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), True
+
+
+def _give_name(descriptor: int, part: Path) -> None:
+    # linkat follows the link that /proc keeps for an open file; Python calls linkat only with a folder's descriptor.
+    folder = os.open("/proc/self/fd", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.link(str(descriptor), part, src_dir_fd=folder, follow_symlinks=True)
     finally:
-        os.close(descriptor)
-
-
-def _open_part(part: Path) -> int:
-    import fcntl
-
-    try:
-        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-    except OSError as error:
-        raise OutputError(f"{part}: cannot be written: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise OutputError(f"{part}: another process is writing this file now") from error
-    except OSError:
-        pass  # a file system without locks: two writers at once are then the user's to avoid
-    return descriptor
+        os.close(folder)
 
 
 def _reserve(descriptor: int, total_bytes: int) -> None:
@@ -82,20 +124,18 @@ def _reserve(descriptor: int, total_bytes: int) -> None:
     os.ftruncate(descriptor, total_bytes)
 
 
-def _take_name(part: Path, path: Path, overwrite: bool) -> None:
+def _take_name(part: Path, target: Path, overwrite: bool) -> None:
     if overwrite:
-        part.replace(path)
+        part.replace(target)
         return
     try:
-        os.link(part, path)  # unlike a rename, never replaces a file that appeared meanwhile
-    except FileExistsError as error:
-        raise OutputError(f"{path}: was created by someone else meanwhile; use --overwrite to replace it") from error
-    except OSError:
-        if path.exists():
-            raise OutputError(f"{path}: was created by someone else meanwhile") from None
-        part.rename(path)  # a file system without hard links
-    else:
-        part.unlink()
+        os.link(part, target)  # unlike a rename, never replaces a file that appeared meanwhile
+    except OSError as error:
+        if target.exists():
+            raise OutputError(
+                f"{target}: was created by someone else meanwhile; use --overwrite to replace it"
+            ) from error
+        part.rename(target)  # a file system without hard links
 
 
 def _explain(path: Path, total_bytes: int, error: OSError) -> str:

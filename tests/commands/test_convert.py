@@ -10,7 +10,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -177,7 +176,7 @@ BAD_INPUT: dict[str, tuple[int, Break, list[str]]] = {
     "no config": (1, lambda f: (f / "config.json").unlink(), ["config.json"]),
     "broken config": (1, truncate("config.json", 20), ["config.json"]),
     "broken tokenizer": (1, truncate("tokenizer.json", 2000), ["tokenizer.json"]),
-    "pytorch checkpoint": (1, only_pytorch_files, ["pytorch_model.bin", "SafeTensors"]),
+    "pytorch checkpoint": (1, only_pytorch_files, ["pytorch_model.bin", "save_pretrained"]),
 }
 
 
@@ -219,6 +218,45 @@ def test_output_where_no_file_can_be_created(here: Path, capsys: pytest.CaptureF
     assert capsys.readouterr().err.startswith("llmkit: /proc/out.gguf")
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "link.safetensors"])
+def test_the_input_is_never_replaced(name: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = TinyLlama().write(here / "m")
+    (here / "link.safetensors").symlink_to(folder / "model.safetensors")
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    output = here / name if name.startswith("link") else folder / name
+    assert run(["-q", "convert", "m", "--to", "gguf-q8", "-o", str(output), "--overwrite"]) == 1
+    assert "belongs to the checkpoint" in capsys.readouterr().err
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_an_earlier_result_inside_the_checkpoint_is_replaced(here: Path) -> None:
+    TinyLlama().write(here / "m")
+    for _ in range(2):
+        assert run(["-q", "convert", "m", "--to", "gguf-q8", "-o", "m", "--overwrite"]) == 0
+    assert (here / "m" / "m-Q8_0.gguf").exists()
+
+
+@pytest.mark.parametrize(("output", "words"), [("-", "standard output"), ("new/", "no such folder"), ("no/x", "no")])
+@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
+def test_outputs_that_cannot_be(
+    output: str, words: str, dry_run: list[str], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    TinyLlama().write(here / "m")
+    assert run(["-q", "convert", "m", "--to", "gguf-q8", "-o", output, *dry_run]) == 1
+    assert words in capsys.readouterr().err
+    assert [p.name for p in here.iterdir()] == ["m"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_nobody_reads_the_progress(here: Path) -> None:
+    TinyLlama().write(here / "m")
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "llmkit", "convert", "m", "--to", "gguf-q8", "-o", "out.gguf"]
+        assert subprocess.run(command, stderr=full, stdout=subprocess.PIPE, check=False).returncode == 0
+    with open_gguf(here / "out.gguf") as file:
+        assert file.get("general.file_type") == 7
+
+
 def test_a_limit_on_file_size_is_an_error_like_a_full_disk(here: Path) -> None:
     TinyLlama().write(here / "m")
 
@@ -237,20 +275,21 @@ def test_a_limit_on_file_size_is_an_error_like_a_full_disk(here: Path) -> None:
     assert [p.name for p in here.iterdir()] == ["m"]
 
 
-@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -9)]
+)
 def test_killed_midway(sent: signal.Signals, status: int, here: Path) -> None:
-    """Nothing appears under the final name; only a kill that cannot be caught leaves the part."""
+    """Nothing appears under the final name, and nothing else stays either."""
     TinyLlama(n_layers=40, n_ff=2048, dtype="F32").write(here / "m")
-    command = [sys.executable, "-m", "llmkit", "-q", "convert", "m", "--to", "gguf-q4_k_m", "-o", "out.gguf"]
+    command = [sys.executable, "-m", "llmkit", "convert", "m", "--to", "gguf-q4_k_m", "-o", "out.gguf"]
     process = subprocess.Popen([*command, "--threads", "1"], stderr=subprocess.PIPE, text=True)
-    part = here / "out.gguf.part"
-    while process.poll() is None and not part.exists():
-        time.sleep(0.002)
+    assert process.stderr is not None
+    while not process.stderr.readline().startswith("writing out.gguf"):
+        assert process.poll() is None
     process.send_signal(sent)
     _, err = process.communicate(timeout=60)
     assert process.returncode == status
     assert "Traceback" not in err
-    left = sorted(p.name for p in here.iterdir())
-    assert left == (["m", "out.gguf.part"] if sent is signal.SIGKILL else ["m"])
-    assert subprocess.run(command, check=False).returncode == 0
+    assert [p.name for p in here.iterdir()] == ["m"]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
     assert sorted(p.name for p in here.iterdir()) == ["m", "out.gguf"]

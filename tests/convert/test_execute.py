@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
+import time
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 import llmkit
-from llmkit.errors import FormatError, LlmkitError, NonFiniteError, OutputError
+from llmkit.errors import FormatError, LlmkitError, NonFiniteError
 from llmkit.formats.gguf import open_gguf
 from tests.tinymodels import TinyLlama, decode, write_safetensors
 
@@ -66,7 +68,7 @@ def test_a_weight_that_is_not_finite_is_named(dtype: str, value: float, tmp_path
         with pytest.raises(NonFiniteError) as caught:
             llmkit.convert(folder, target, output=tmp_path / "out.gguf")
         message = str(caught.value)
-        for words in ("model.safetensors", "model.layers.1.mlp.down_proj.weight", "row 7, column 300", "--allow"):
+        for words in ("model.safetensors", "model.layers.1.mlp.down_proj.weight", "[7, 300]", "--allow"):
             assert words in message
         assert str(np.float32(value)) in message
         assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
@@ -83,23 +85,53 @@ def test_allow_nonfinite_carries_the_values_on(tmp_path: Path) -> None:
         assert f32(file, "output_norm.weight")[3] == np.inf
 
 
-@pytest.mark.parametrize(("target", "value"), [("gguf-f16", 7e4), ("gguf-q4_0", 1e6), ("gguf-q8_0", 1e8)])
-def test_finite_values_that_float16_cannot_hold_are_refused(target: str, value: float, tmp_path: Path) -> None:
+def test_the_place_of_a_weight_is_that_in_the_checkpoint(tmp_path: Path) -> None:
+    model = TinyLlama(dtype="F32", bias=True)
+    folder = model.write(tmp_path / "model")
+    for name, place in (("q_proj.weight", (70, 3)), ("k_proj.bias", (65,)), ("v_proj.bias", (9,))):
+        weights = model.weights()
+        weights[f"model.layers.0.self_attn.{name}"][place] = np.nan
+        model.write_weights(folder, weights)
+        with pytest.raises(NonFiniteError) as caught:
+            llmkit.convert(folder, "gguf-q8_0", output=tmp_path / "out.gguf")
+        assert f"{name}' holds nan at {list(place)};" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("target", "value"),
+    [
+        ("gguf-f16", 7e4),
+        ("gguf-q4_0", 1e6),
+        ("gguf-q4_1", 2e6),
+        ("gguf-q8_0", 1e8),
+        ("gguf-q4_k_m", 3e9),
+        ("gguf-q6_k", 3e10),
+        ("gguf-bf16", 3.4e38),
+    ],
+)
+def test_finite_values_that_16_bit_floats_cannot_hold_are_refused(target: str, value: float, tmp_path: Path) -> None:
     model = TinyLlama(dtype="F32")
     folder = model.write(tmp_path / "model")
     weights = model.weights()
     weights["model.layers.0.mlp.up_proj.weight"][0, 0] = value
     model.write_weights(folder, weights)
-    with pytest.raises(NonFiniteError, match=r"up_proj.weight' holds values too large for .*gguf-bf16"):
+    with pytest.raises(NonFiniteError, match=r"up_proj.weight' holds values too large for .*gguf-f32"):
         llmkit.convert(folder, target, output=tmp_path / "out.gguf")
-    llmkit.convert(folder, "gguf-bf16", output=tmp_path / "out.gguf")
+    llmkit.convert(folder, "gguf-f32", output=tmp_path / "out.gguf")
 
 
 def test_a_budget_too_small_for_one_row_says_what_is_needed(tmp_path: Path) -> None:
     folder = TinyLlama().write(tmp_path / "model")
-    with pytest.raises(OutputError, match=r"raise --memory or lower --threads"):
-        llmkit.convert(folder, "gguf-q4_0", output=tmp_path / "out.gguf", memory="100K", threads=2)
+    for dry_run in (True, False):  # a plan that cannot be executed is none
+        with pytest.raises(LlmkitError, match=r"attn_q.weight' is worked on 64 rows at a time.* 262,144 bytes"):
+            llmkit.convert(folder, "gguf-q4_0", output=tmp_path / "out.gguf", memory="200K", dry_run=dry_run)
     assert not (tmp_path / "out.gguf").exists()
+
+
+def test_more_threads_than_the_budget_has_room_for(tmp_path: Path) -> None:
+    folder = TinyLlama().write(tmp_path / "model")
+    result = llmkit.convert(folder, "gguf-q4_0", output=tmp_path / "out.gguf", memory="300KiB", threads=64)
+    assert result.path.stat().st_size == result.plan.total_bytes
 
 
 def test_an_input_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
@@ -151,8 +183,8 @@ def test_sizes(size: int | str, expected: int) -> None:
     assert parse_bytes(size) == expected
 
 
-@pytest.mark.parametrize("size", ["", "GB", "-1", "1TB", "1 2", "nan", "1e3"])
-def test_sizes_that_are_none(size: str) -> None:
+@pytest.mark.parametrize("size", ["", "GB", "-1", "1TB", "1 2", "nan", "1e3", "9" * 400, 0, -5, 2.5])
+def test_sizes_that_are_none(size: Any) -> None:
     from llmkit.api import parse_bytes
 
     with pytest.raises(LlmkitError, match="is not a size"):
@@ -169,3 +201,39 @@ def test_the_helpers_of_these_tests_agree_with_safetensors(tmp_path: Path) -> No
         assert tensor.dtype is torch.bfloat16
         assert np.array_equal(tensor.to(torch.float32).numpy(), weights[name])
     assert decode(b"\x80\x3f", "BF16", (1,))[0] == 1.0
+
+
+def test_no_worker_writes_after_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it comes: the file's descriptor is closed next, and its number may then mean another file."""
+    from llmkit.convert import execute as module
+    from llmkit.formats.output import OutputFile
+
+    folder = TinyLlama(n_layers=8).write(tmp_path / "model")
+    writing = threading.Event()
+    write_at = OutputFile.write_at
+    returned = threading.Event()
+    late: list[int] = []
+
+    def slow_write(self: OutputFile, data: memoryview | bytes, offset: int) -> None:
+        writing.set()
+        time.sleep(0.05)
+        if returned.is_set():
+            late.append(offset)
+        write_at(self, data, offset)
+
+    waits = iter([KeyboardInterrupt, KeyboardInterrupt])
+
+    def interrupted_wait(futures: Any) -> Any:
+        writing.wait()
+        for interrupt in waits:
+            raise interrupt
+        return wait(futures)
+
+    monkeypatch.setattr(OutputFile, "write_at", slow_write)
+    monkeypatch.setattr(module, "wait", interrupted_wait)
+    with pytest.raises(KeyboardInterrupt):
+        llmkit.convert(folder, "gguf-q8_0", output=tmp_path / "out.gguf", threads=3)
+    returned.set()
+    time.sleep(0.2)
+    assert late == []
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
