@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from llmkit.convert.archs import ConfigReader, HParams, Rope, find_family
+from llmkit.convert.archs import ConfigReader, HParams, Rope, excerpt, find_family
 from llmkit.convert.checkpoint import Checkpoint
 from llmkit.convert.modelcard import general_metadata
 from llmkit.convert.plan import ConversionPlan, MatchedTensor, PlannedTensor, match_tensors
 from llmkit.convert.tokenizer import tokenizer_metadata
+from llmkit.errors import FormatError, UnsupportedError
 from llmkit.formats.gguf import Value, f32, plan_layout, string, u32
 from llmkit.quantize.recipes import Choice, ModelShape, Recipe, choose_types
 from llmkit.types import TensorType, tensor_bytes
@@ -28,6 +29,7 @@ def plan_gguf(
 ) -> ConversionPlan:
     """Plan the conversion of `checkpoint` to a GGUF file by `recipe`; reads no weight."""
     config = ConfigReader(checkpoint.folder / "config.json", checkpoint.config)
+    _refuse_quantized(config)
     family = find_family(config)
     hparams = family.read_hparams(config)
     matched, notes = match_tensors(family, hparams, checkpoint)
@@ -35,11 +37,14 @@ def plan_gguf(
     choices = choose_types(recipe, ModelShape(hparams.n_layers, hparams.n_heads, hparams.n_kv_heads), named)
 
     metadata: dict[str, Value] = {"general.architecture": string(family.gguf_architecture)}
-    metadata |= general_metadata(checkpoint.folder, checkpoint.config, checkpoint.n_params, model_id)
+    n_params = sum(m.source.n_elements for m in matched)
+    metadata |= general_metadata(checkpoint.folder, checkpoint.config, n_params, model_id, notes=notes)
     metadata |= _architecture_metadata(family.gguf_architecture, hparams, notes)
     metadata["general.file_type"] = u32(recipe.file_type)
     metadata["general.quantization_version"] = u32(QUANTIZATION_VERSION)
-    metadata |= tokenizer_metadata(checkpoint.folder, hparams.n_vocab, checkpoint.config, pre=tokenizer_pre)
+    metadata |= tokenizer_metadata(
+        checkpoint.folder, hparams.n_vocab, checkpoint.config, pre=tokenizer_pre, notes=notes
+    )
 
     tensors = [_planned(m, name, choices[name], hparams) for m, (name, _) in zip(matched, named, strict=True)]
     if hparams.rope.scaling == "llama3":
@@ -55,6 +60,17 @@ def plan_gguf(
         tensors=placed,
         total_bytes=layout.total_bytes,
         notes=(*notes, *family.notes(config, hparams)),
+    )
+
+
+def _refuse_quantized(config: ConfigReader) -> None:
+    found = config.values.get("quantization_config")
+    if found is None:
+        return
+    method = found.get("quant_method", "an unknown method") if isinstance(found, dict) else found
+    raise UnsupportedError(
+        f"{config.path}: the checkpoint is quantised already ({excerpt(method)}); convert the original one, whose "
+        "weights are float32, float16 or bfloat16"
     )
 
 
@@ -99,34 +115,58 @@ def _architecture_metadata(arch: str, h: HParams, notes: list[str]) -> dict[str,
         f"{arch}.rope.dimension_count": u32(h.head_dim),
         f"{arch}.vocab_size": u32(h.n_vocab),
     }
-    return metadata | _rope_metadata(f"{arch}.rope.scaling.", h.rope, notes)
+    return metadata | _rope_metadata(f"{arch}.rope.scaling.", h, notes)
 
 
-def _rope_metadata(prefix: str, rope: Rope, notes: list[str]) -> dict[str, Value]:
-    """Linear and YaRN scaling are keys; llama3's factors are a tensor; what llama.cpp lacks becomes a note."""
+def _rope_metadata(prefix: str, h: HParams, notes: list[str]) -> dict[str, Value]:
+    """Linear and YaRN scaling are keys; llama3's factors are a tensor; what the graph lacks is noted or refused."""
+    rope = h.rope
     if rope.scaling in ("default", "llama3"):
         return {}
     if rope.scaling == "linear":
-        return {f"{prefix}type": string("linear"), f"{prefix}factor": f32(rope.number("factor", 1.0))}
+        return {f"{prefix}type": string("linear"), f"{prefix}factor": f32(rope.number("factor"))}
     if rope.scaling == "yarn":
-        original = int(rope.number("original_max_position_embeddings", 0))
-        metadata = {f"{prefix}type": string("yarn"), f"{prefix}factor": f32(rope.number("factor", 1.0))}
-        if original:
-            metadata[f"{prefix}original_context_length"] = u32(original)
-        for key, name in (
-            ("extrapolation_factor", "yarn_ext_factor"),
-            ("attention_factor", "yarn_attn_factor"),
-            ("beta_fast", "yarn_beta_fast"),
-            ("beta_slow", "yarn_beta_slow"),
-        ):
-            if key in rope.parameters and rope.parameters[key] is not None:
-                metadata[f"{prefix}{name}"] = f32(rope.number(key, 1.0))
-        return metadata
-    notes.append(
-        f"rope scaling {rope.scaling!r} is not known to llama.cpp's llama graph and is left out: "
-        "the model is exact up to the context it was first trained for"
+        _require_yarn_defaults(rope)
+        original = int(rope.number("original_max_position_embeddings", h.n_context))
+        return {
+            f"{prefix}type": string("yarn"),
+            f"{prefix}factor": f32(rope.number("factor")),
+            f"{prefix}original_context_length": u32(original),
+        }
+    if rope.scaling == "dynamic":
+        notes.append(
+            "rope scaling 'dynamic' is left out, which llama.cpp does not compute: "
+            "the model is exact up to the context it was first trained for"
+        )
+        return {}
+    raise UnsupportedError(
+        f"{rope.path}: rope_type {excerpt(rope.scaling)} is not known for this architecture; "
+        "known: default, linear, dynamic, llama3, yarn"
     )
-    return {}
+
+
+def _require_yarn_defaults(rope: Rope) -> None:
+    """llama.cpp's `llama` graph computes YaRN with these values, whatever the file says."""
+    factor = rope.number("factor")
+    usual = {
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "attention_factor": 0.1 * math.log(factor) + 1.0,
+        "extrapolation_factor": 1.0,
+    }
+    for key, value in usual.items():
+        if not math.isclose(rope.number(key, value), value, rel_tol=1e-4):
+            raise UnsupportedError(
+                f"{rope.path}: rope scaling 'yarn' with {key} {excerpt(rope.parameters[key])}; llama.cpp computes "
+                f"this architecture with {value:g} only"
+            )
+    for key in ("mscale", "mscale_all_dim"):
+        if rope.parameters.get(key):
+            raise UnsupportedError(
+                f"{rope.path}: rope scaling 'yarn' with {key}, which llama.cpp does not compute here"
+            )
+    if rope.parameters.get("truncate") is False:
+        raise UnsupportedError(f"{rope.path}: rope scaling 'yarn' with truncate false; llama.cpp truncates")
 
 
 def _rope_factors(h: HParams) -> PlannedTensor:
@@ -135,10 +175,12 @@ def _rope_factors(h: HParams) -> PlannedTensor:
     Long wavelengths are slowed down by `factor`, short ones are kept, those between are blended.
     """
     rope = h.rope
-    factor = rope.number("factor", 8.0)
-    low = rope.number("low_freq_factor", 1.0)
-    high = rope.number("high_freq_factor", 4.0)
-    original = rope.number("original_max_position_embeddings", 8192)
+    factor = rope.number("factor")
+    low = rope.number("low_freq_factor")
+    high = rope.number("high_freq_factor")
+    original = rope.number("original_max_position_embeddings", h.n_context)
+    if not low < high:
+        raise FormatError(rope.path, f"low_freq_factor {low:g} must be less than high_freq_factor {high:g}")
     # float32 throughout: llama.cpp's converter computes these in float32, and its files are the reference.
     exponents = np.arange(0, h.head_dim, 2, dtype=np.float32) / np.float32(h.head_dim)
     wavelengths = np.float32(2 * math.pi) / (np.float32(1) / np.float32(rope.theta) ** exponents)

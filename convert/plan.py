@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from llmkit.convert.archs import Family, HParams, InterleaveHalves, TensorRule
+from llmkit.convert.archs import Family, HParams, InterleaveHalves, Presence, TensorRule, excerpt
 from llmkit.convert.checkpoint import Checkpoint
 from llmkit.errors import FormatError, UnsupportedError
 from llmkit.types import BLOCK_LAYOUTS, TensorInfo, TensorType
@@ -131,7 +131,7 @@ class MatchedTensor:
 def match_tensors(family: Family, hparams: HParams, checkpoint: Checkpoint) -> tuple[list[MatchedTensor], list[str]]:
     """Give every checkpoint tensor its rule, in the order the model computes; also returns notes.
 
-    Raises FormatError for a missing tensor or one whose shape contradicts config.json, UnsupportedError for a dtype
+    Raises FormatError for a tensor whose presence or shape contradicts config.json, UnsupportedError for a dtype
     that is not a float type or for tensors that no rule claims: weights are never dropped in silence.
     """
     remaining = dict(checkpoint.tensors)
@@ -139,14 +139,17 @@ def match_tensors(family: Family, hparams: HParams, checkpoint: Checkpoint) -> t
     notes = []
     for rule, block, name in _expected(family, hparams):
         source = remaining.pop(name, None)
-        if rule.role == "output" and hparams.tied_embeddings:
-            if source is not None:
-                notes.append(f"{name} is left out: config.json ties it to the embedding (tie_word_embeddings)")
-            continue
+        presence = rule.presence(hparams)
         if source is None:
-            if rule.optional:
-                continue
-            raise FormatError(checkpoint.folder, _missing(name, rule, checkpoint), tensor=name)
+            if presence is Presence.REQUIRED:
+                raise FormatError(checkpoint.folder, _missing(rule, block, hparams, checkpoint), tensor=name)
+            continue
+        if presence is Presence.ABSENT:
+            raise FormatError(
+                source.path, "is there, but config.json describes a model without it", tensor=name
+            )
+        if rule.role == "output" and hparams.tied_embeddings:
+            notes.append(f"config.json ties {name} to the embedding, but the checkpoint holds it too: it is kept")
         expected = rule.shape(hparams)
         if source.shape != expected:
             raise FormatError(
@@ -161,7 +164,7 @@ def match_tensors(family: Family, hparams: HParams, checkpoint: Checkpoint) -> t
         matched.append(MatchedTensor(rule, block, source))
     unknown = [name for name in remaining if not family.is_unused(name)]
     if unknown:
-        shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+        shown = ", ".join(excerpt(name, 100) for name in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         raise UnsupportedError(
             f"{checkpoint.folder}: {len(unknown)} tensors have no place in architecture "
             f"{family.architectures[0]}: {shown}"
@@ -182,8 +185,10 @@ def _expected(family: Family, hparams: HParams) -> Iterator[tuple[TensorRule, in
         yield rule, None, rule.pattern
 
 
-def _missing(name: str, rule: TensorRule, checkpoint: Checkpoint) -> str:
+def _missing(rule: TensorRule, block: int | None, hparams: HParams, checkpoint: Checkpoint) -> str:
     if rule.role == "output":
         return "missing, and config.json does not tie it to the embedding (tie_word_embeddings)"
-    example = next(iter(checkpoint.tensors), "none")
+    if block is not None:
+        return f"missing; config.json says num_hidden_layers {hparams.n_layers}"
+    example = excerpt(next(iter(checkpoint.tensors), "none"), 100)
     return f"missing; the checkpoint has {len(checkpoint.tensors)} tensors, such as {example}"

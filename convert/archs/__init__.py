@@ -5,10 +5,30 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from llmkit.convert.archs import llama, mistral
-from llmkit.convert.archs.base import ConfigReader, Family, HParams, InterleaveHalves, Rope, TensorRule
+from llmkit.convert.archs.base import (
+    ConfigReader,
+    Family,
+    HParams,
+    InterleaveHalves,
+    Presence,
+    Rope,
+    TensorRule,
+    excerpt,
+)
 from llmkit.errors import FormatError, UnsupportedError
 
-__all__ = ["FAMILIES", "ConfigReader", "Family", "HParams", "InterleaveHalves", "Rope", "TensorRule", "find_family"]
+__all__ = [
+    "FAMILIES",
+    "ConfigReader",
+    "Family",
+    "HParams",
+    "InterleaveHalves",
+    "Presence",
+    "Rope",
+    "TensorRule",
+    "excerpt",
+    "find_family",
+]
 
 FAMILIES: tuple[Family, ...] = (llama.FAMILY, mistral.FAMILY)
 
@@ -22,12 +42,13 @@ def find_family(config: ConfigReader) -> Family:
     """
     names = config.values.get("architectures")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
-        raise FormatError(config.path, f"architectures must name the model class, found {names!r}")
+        raise FormatError(config.path, f"architectures must name the model class, found {excerpt(names)}")
     name = names[0]
     if name in _BY_ARCHITECTURE:
         return _BY_ARCHITECTURE[name]
-    near = get_close_matches(name, _BY_ARCHITECTURE, n=1)
-    hint = f" (did the author mean {near[0]}?)" if near else ""
+    near = get_close_matches(name, _BY_ARCHITECTURE, n=1, cutoff=0.95)  # a slip of the pen, not another family
+    hint = f" (is {near[0]} meant?)" if near else ""
     raise UnsupportedError(
-        f"{config.path}: architecture {name!r} is not known to llmkit{hint}; known: {', '.join(_BY_ARCHITECTURE)}"
+        f"{config.path}: architecture {excerpt(name)} is not known to llmkit{hint}; "
+        f"known: {', '.join(_BY_ARCHITECTURE)}"
     )

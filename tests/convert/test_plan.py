@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
+import tempfile
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+import llmkit
 from llmkit.convert.checkpoint import open_checkpoint
 from llmkit.convert.gguf_target import plan_gguf
 from llmkit.convert.plan import ConversionPlan
-from llmkit.errors import FormatError, UnsupportedError
+from llmkit.errors import FormatError, LlmkitError, UnsupportedError
+from llmkit.formats.gguf import open_gguf
 from llmkit.quantize.recipes import find_recipe
 from llmkit.types import TensorType
 from tests.tinymodels import TinyLlama, encode, write_json, write_raw_safetensors
@@ -42,12 +50,25 @@ def test_a_row_that_does_not_divide_falls_back_with_its_reason_and_cost(tmp_path
     assert not plan(tmp_path, TinyLlama()).fallbacks
 
 
-def test_tied_embeddings_leave_lm_head_out_and_say_so(tmp_path: Path) -> None:
-    model = TinyLlama(config={"tie_word_embeddings": True})
-    p = plan(tmp_path, model)
-    assert "output.weight" not in [t.name for t in p.tensors]
-    assert any("lm_head.weight is left out" in note for note in p.notes)
-    assert next(t for t in p.tensors if t.name == "token_embd.weight").type is TensorType.Q6_K
+def test_tied_embeddings_do_without_lm_head_and_one_that_is_there_is_kept(tmp_path: Path) -> None:
+    tied = plan(tmp_path / "tied", TinyLlama(tied=True))
+    assert "output.weight" not in [t.name for t in tied.tensors]
+    assert next(t for t in tied.tensors if t.name == "token_embd.weight").type is TensorType.Q6_K
+    # transformers ties only what is equal; a fine-tune may have trained the two apart.
+    both = plan(tmp_path / "both", TinyLlama(config={"tie_word_embeddings": True}))
+    assert "output.weight" in [t.name for t in both.tensors]
+    assert any("lm_head.weight" in note and "kept" in note for note in both.notes)
+
+
+def test_rotary_frequencies_of_older_checkpoints_are_left_out(tmp_path: Path) -> None:
+    model = TinyLlama()
+    folder = model.write(tmp_path)
+    weights = model.weights()
+    for i in range(2):
+        weights[f"model.layers.{i}.self_attn.rotary_emb.inv_freq"] = np.ones(32, np.float32)
+    model.write_weights(folder, weights)
+    p = plan_gguf(open_checkpoint(folder), find_recipe("f16"))
+    assert len(p.tensors) == len(model.shapes())
 
 
 def test_both_generations_of_config_give_the_same_plan(tmp_path: Path) -> None:
@@ -65,7 +86,7 @@ def test_both_generations_of_config_give_the_same_plan(tmp_path: Path) -> None:
 
 
 def test_llama3_frequency_factors_equal_those_of_transformers(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
     from transformers import LlamaConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -103,11 +124,26 @@ def test_a_sliding_window_and_unknown_rope_scaling_are_noted(tmp_path: Path) -> 
     assert any("'dynamic'" in note for note in notes)
 
 
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
+
+
+def scaled(**changes: object) -> TinyLlama:
+    """A model whose rope scaling is Llama 3's but for the changes; another type has only those."""
+    scaling = changes if "rope_type" in changes else {**LLAMA3, **changes}
+    return TinyLlama(config={"rope_scaling": scaling})
+
+
 REFUSED: dict[str, tuple[TinyLlama, type[Exception], list[str]]] = {
     "unknown architecture": (
         TinyLlama(config={"architectures": ["LamaForCausalLM"]}),
         UnsupportedError,
-        ["LamaForCausalLM", "did the author mean LlamaForCausalLM", "MistralForCausalLM"],
+        ["LamaForCausalLM", "is LlamaForCausalLM meant?", "MistralForCausalLM"],
     ),
     "no architecture": (TinyLlama(config={"architectures": ...}), FormatError, ["config.json", "architectures"]),
     "shape contradicts config": (
@@ -143,6 +179,66 @@ REFUSED: dict[str, tuple[TinyLlama, type[Exception], list[str]]] = {
         ["config.json", "hidden_size", "'256'"],
     ),
     "an absurd number": (TinyLlama(config={"hidden_size": 10**12}), FormatError, ["hidden_size", "1000000000000"]),
+    "another family, with no hint to pass it off as one": (
+        TinyLlama(config={"architectures": ["GemmaForCausalLM"]}),
+        UnsupportedError,
+        ["'GemmaForCausalLM' is not known to llmkit; known: LlamaForCausalLM"],
+    ),
+    "quantised already": (
+        TinyLlama(config={"quantization_config": {"quant_method": "gptq", "bits": 4}}),
+        UnsupportedError,
+        ["config.json", "quantised already", "'gptq'", "original"],
+    ),
+    "biases that config.json denies": (
+        TinyLlama(bias=True, config={"attention_bias": False}),
+        FormatError,
+        ["q_proj.bias", "config.json describes a model without it"],
+    ),
+    "biases that are not there": (
+        TinyLlama(config={"mlp_bias": True}),
+        FormatError,
+        ["model.layers.0.mlp.gate_proj.bias", "missing"],
+    ),
+    "a number float32 cannot hold": (
+        TinyLlama(config={"rms_norm_eps": 1e300}),
+        FormatError,
+        ["rms_norm_eps", "1e+300"],
+    ),
+    "a number no float can hold": (TinyLlama(config={"rope_theta": 10**400}), FormatError, ["rope_theta", "1000000"]),
+    "a base of zero": (TinyLlama(config={"rope_theta": 0}), FormatError, ["rope_theta", "found 0"]),
+    "a very long value": (TinyLlama(config={"hidden_size": "A" * 10**6}), FormatError, ["hidden_size", "AAA...\n"]),
+    "both generations, different": (
+        TinyLlama(config={"rope_parameters": {"rope_type": "default"}, "rope_scaling": LLAMA3}),
+        FormatError,
+        ["rope_parameters and rope_scaling contradict each other"],
+    ),
+    "scaling by layer type": (
+        TinyLlama(config={"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}),
+        FormatError,
+        ["full_attention", "differ by layer"],
+    ),
+    "a misspelt scaling": (scaled(rope_type="lama3"), UnsupportedError, ["'lama3'", "llama3", "yarn"]),
+    "longrope": (scaled(rope_type="longrope"), UnsupportedError, ["'longrope'"]),
+    "scaling without a factor": (scaled(rope_type="linear"), FormatError, ["linear", "factor", "None"]),
+    "a factor that is a string": (scaled(factor="8"), FormatError, ["'llama3'", "factor", "'8'"]),
+    "a factor that is not a number": (scaled(factor=float("nan")), FormatError, ["factor", "nan"]),
+    "frequencies in the wrong order": (
+        scaled(low_freq_factor=4.0),
+        FormatError,
+        ["low_freq_factor 4 must be less than high_freq_factor 4"],
+    ),
+    "yarn with other betas": (
+        scaled(rope_type="yarn", factor=4.0, beta_slow=2),
+        UnsupportedError,
+        ["yarn", "beta_slow 2", "with 1 only"],
+    ),
+    "yarn with another attention factor": (
+        scaled(rope_type="yarn", factor=4.0, attention_factor=1.25),
+        UnsupportedError,
+        ["attention_factor 1.25", "1.13863"],
+    ),
+    "yarn with mscale": (scaled(rope_type="yarn", factor=4.0, mscale=1.0), UnsupportedError, ["mscale"]),
+    "yarn untruncated": (scaled(rope_type="yarn", factor=4.0, truncate=False), UnsupportedError, ["truncate"]),
     "part of the head rotated": (
         TinyLlama(config={"partial_rotary_factor": 0.5}),
         FormatError,
@@ -156,8 +252,19 @@ def test_refused(case: str, tmp_path: Path) -> None:
     model, error, words = REFUSED[case]
     with pytest.raises(error) as caught:
         plan(tmp_path, model)
+    message = f"{caught.value}\n"
+    assert len(message) < 500
     for word in words:
-        assert word in str(caught.value)
+        assert word in message
+
+
+def test_names_from_files_are_escaped_in_messages(tmp_path: Path) -> None:
+    model = TinyLlama()
+    folder = model.write(tmp_path)
+    model.write_weights(folder, {**model.weights(), "evil\x1b]0;title\x07": np.zeros(4, np.float32)})
+    with pytest.raises(UnsupportedError, match="1 tensors have no place") as caught:
+        plan_gguf(open_checkpoint(folder), find_recipe("f16"))
+    assert "\x1b" not in str(caught.value)
 
 
 def test_integer_weights_are_refused(tmp_path: Path) -> None:
@@ -170,8 +277,52 @@ def test_integer_weights_are_refused(tmp_path: Path) -> None:
         plan_gguf(open_checkpoint(folder), find_recipe("f16"))
 
 
-def test_default_head_counts_follow_the_family(tmp_path: Path) -> None:
-    model = TinyLlama(n_kv_heads=4, config={"num_key_value_heads": ..., "max_position_embeddings": ...})
-    p = plan(tmp_path, model)
-    write_json(tmp_path / "config.json", model.config_json())
-    assert p.architecture == "llama"
+MISTRAL = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+
+
+@pytest.mark.parametrize(
+    ("config", "n_kv_heads"),
+    [
+        ({"num_key_value_heads": ...}, 16),
+        ({"num_key_value_heads": None}, 16),
+        ({**MISTRAL, "num_key_value_heads": ...}, 8),
+    ],
+)
+def test_defaults_are_those_of_the_family(config: dict[str, Any], n_kv_heads: int, tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    absent = {"max_position_embeddings": ..., "rms_norm_eps": ..., "rope_theta": ..., "sliding_window": ...}
+    model = TinyLlama(n_heads=16, n_kv_heads=n_kv_heads, config={**config, **absent})
+    path = tmp_path / "m-F16.gguf"
+    llmkit.convert(model.write(tmp_path / "m"), "gguf-f16", output=path)
+    theirs = AutoConfig.from_pretrained(tmp_path / "m")
+    with open_gguf(path) as file:
+        assert file.get("llama.attention.head_count_kv") == theirs.num_key_value_heads == n_kv_heads
+        assert file.get("llama.context_length") == theirs.max_position_embeddings
+        assert file.get("llama.attention.layer_norm_rms_epsilon") == pytest.approx(theirs.rms_norm_eps)
+        assert file.get("llama.rope.freq_base") == theirs.rope_parameters["rope_theta"]
+
+
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=5),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.sampled_from([*LLAMA3, "type", "rope_theta", "x"]), st.one_of(st.floats(), st.text())),
+    st.sampled_from([10**400, -(10**400), 1e308, -0.0, {"rope_type": "yarn"}, {**LLAMA3, "factor": 0}]),
+)
+
+
+@given(st.dictionaries(st.sampled_from([*TinyLlama().config_json(), "rope_scaling", "head_dim"]), VALUES, max_size=3))
+@settings(max_examples=300)
+def test_any_config_is_planned_or_refused(changes: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        plan(Path(folder), FUZZED, recipe="q4_0")
+        write_json(Path(folder) / "config.json", FUZZED.config_json() | changes)
+        with suppress(LlmkitError):
+            plan_gguf(open_checkpoint(Path(folder)), find_recipe("q4_0"))
+
+
+FUZZED = TinyLlama(n_layers=1, n_embd=32, n_ff=32, n_heads=2)
