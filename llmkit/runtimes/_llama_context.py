@@ -30,12 +30,18 @@ class Context:
     interruption, never less: `keep_prefix` cuts it to size before anything is added.
     """
 
-    def __init__(self, lib: Any, model: Any, *, n_context: int, n_threads: int, n_vocab: int) -> None:
+    def __init__(
+        self, lib: Any, model: Any, *, n_context: int, n_threads: int, n_vocab: int, full_precision: bool
+    ) -> None:
         params = lib.llama_context_default_params()
         params.n_ctx = n_context
         params.n_batch = params.n_ubatch = min(PROMPT_BATCH, n_context)
         params.n_outputs_max = params.n_outputs_max_per_seq = min(OUTPUT_BATCH, n_context)
         params.n_threads = params.n_threads_batch = n_threads
+        if full_precision:
+            params.type_k = params.type_v = lib.GGML_TYPE_F32
+            # Flash attention rounds to float16 inside, whatever the cache holds.
+            params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self._flag = InterruptFlag()
         self._abort = lib.ggml_abort_callback(lambda _data: self._flag.is_set)
         self._no_abort = lib.ggml_abort_callback()

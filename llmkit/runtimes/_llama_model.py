@@ -97,11 +97,13 @@ def description(lib: Any, model: Any) -> str:
     return buffer.value.decode("utf-8", "replace")
 
 
-def check_cache_fits(lib: Any, model: Any, values: dict[str, str], n_context: int) -> None:
+def check_cache_fits(
+    lib: Any, model: Any, values: dict[str, str], n_context: int, full_precision: bool = False
+) -> None:
     """EngineError if the KV cache alone is larger than the machine's memory.
 
     llama.cpp fills the cache with zeros at the start, so the system would end the process instead of refusing. The
-    size is that of f16 keys and values: n_layer x n_context x n_head_kv x (key length + value length) x 2 bytes.
+    size is n_layer x n_context x n_head_kv x (key length + value length) x 2 bytes (float16), or 4 in full precision.
     """
     memory = physical_memory()
     if memory is None or lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model):
@@ -109,7 +111,8 @@ def check_cache_fits(lib: Any, model: Any, values: dict[str, str], n_context: in
     head = lib.llama_model_n_embd(model) // max(1, lib.llama_model_n_head(model))
     architecture = values.get("general.architecture", "")
     lengths = sum(_number(values.get(f"{architecture}.attention.{kind}_length"), head) for kind in ("key", "value"))
-    needed = lib.llama_model_n_layer(model) * n_context * lib.llama_model_n_head_kv(model) * lengths * 2
+    needed = lib.llama_model_n_layer(model) * n_context * lib.llama_model_n_head_kv(model) * lengths
+    needed *= 4 if full_precision else 2
     if needed > memory:
         raise EngineError(
             f"a context of {n_context} tokens needs {needed / 1e9:.1f} GB for the KV cache, and this machine has "

@@ -34,12 +34,15 @@ def load(
     n_context: int | None = None,
     n_threads: int | None = None,
     template: str | None = None,
+    full_precision: bool = False,
 ) -> LlamaCppSession:
     """Load the GGUF file at `path`.
 
     `n_context`: positions of the KV cache; by default the context the model was trained for, at most 4096 (the cache
     takes memory for all positions from the start). `n_threads`: by default the physical cores this process may use.
-    `template`: which chat template to use, as `llmkit.template.choose_template` explains.
+    `template`: which chat template to use, as `llmkit.template.choose_template` explains. `full_precision`: compute
+    attention in float32 with a float32 KV cache, twice the memory and slower; llama.cpp's default rounds both to
+    float16, which moves logits by some thousandths of their range.
 
     Raises FormatError for a damaged file, EngineError if llama.cpp cannot load it (with llama.cpp's own words),
     DependencyError if llama-cpp-python is not installed.
@@ -49,13 +52,23 @@ def load(
             raise EngineError(f"{name} is {value}: expected 1 or more")
     with open_gguf(Path(path)):  # our strict reader first: llama.cpp ends the process on some damaged files
         pass
-    return LlamaCppSession(Path(path), n_context=n_context, n_threads=n_threads, template=template)
+    return LlamaCppSession(
+        Path(path), n_context=n_context, n_threads=n_threads, template=template, full_precision=full_precision
+    )
 
 
 class LlamaCppSession:
     """A GGUF model on llama.cpp; implements `llmkit.protocols.Session`. `load` makes one."""
 
-    def __init__(self, path: Path, *, n_context: int | None, n_threads: int | None, template: str | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        n_context: int | None,
+        n_threads: int | None,
+        template: str | None,
+        full_precision: bool,
+    ) -> None:
         started = time.perf_counter()
         lib: Any = _llama_model.bindings()
         self._lib = lib
@@ -66,10 +79,15 @@ class LlamaCppSession:
             trained: int = lib.llama_model_n_ctx_train(self._model)
             n_context = n_context or min(trained or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
             n_threads = n_threads or default_threads()
-            _llama_model.check_cache_fits(lib, self._model, values, n_context)
+            _llama_model.check_cache_fits(lib, self._model, values, n_context, full_precision)
             self._vocabulary = Vocabulary(lib, self._model)
             self._context = Context(
-                lib, self._model, n_context=n_context, n_threads=n_threads, n_vocab=self._vocabulary.n_tokens
+                lib,
+                self._model,
+                n_context=n_context,
+                n_threads=n_threads,
+                n_vocab=self._vocabulary.n_tokens,
+                full_precision=full_precision,
             )
         except BaseException:
             self._release()
