@@ -14,7 +14,6 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from math import isfinite
 from operator import index
 from typing import Any, Final
 
@@ -156,7 +155,7 @@ def _checked_items(type: ValueType, source: Sequence[Any] | NDArray[Any]) -> tup
     if len(items) > MAX_ARRAY_ITEMS:
         raise ValueError(f"{len(items):,} items; GGUF readers take at most {MAX_ARRAY_ITEMS:,}")
     if type == ValueType.STRING:
-        return tuple(_checked_text(item) for item in items)
+        return _checked_texts(items)
     if type == ValueType.ARRAY:
         raise ValueError("ggml does not read arrays of arrays")
     if type == ValueType.BOOL:
@@ -177,10 +176,14 @@ def _checked_items(type: ValueType, source: Sequence[Any] | NDArray[Any]) -> tup
     return integers
 
 
+def _checked_texts(items: Sequence[Any]) -> tuple[str, ...]:
+    """`items` as texts whose bytes a reader accepts."""
+    if _are_all(str, items) and max(map(len, items), default=0) <= MAX_STRING_BYTES // 4:
+        return tuple(items)  # a character takes at most four bytes
+    return tuple(_checked_text(item) for item in items)
+
+
 def _checked_text(item: Any) -> str:
-    """`item` as text whose bytes a reader accepts."""
-    if type(item) is str and len(item) <= MAX_STRING_BYTES // 4:  # a character takes at most four bytes
-        return item
     if isinstance(item, bytes):
         text = item.decode("utf-8", "surrogateescape")
     elif isinstance(item, str):
@@ -199,13 +202,18 @@ def _number(item: Any) -> float:
 
 
 def _rounded_to_f32(items: Sequence[Any]) -> tuple[float, ...]:
-    exact = [_number(item) for item in items]
+    exact = np.array(items if _are_all(float, items) else [_number(item) for item in items], dtype=np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
-        rounded: list[float] = np.array(exact, dtype=np.float64).astype(np.float32).tolist()
-    for before, after in zip(exact, rounded, strict=True):
-        if isfinite(before) and not isfinite(after):
-            raise ValueError(f"{before!r} is outside the range of FLOAT32")
-    return tuple(rounded)
+        rounded = exact.astype(np.float32)
+    overflown = np.isfinite(exact) & ~np.isfinite(rounded)
+    if overflown.any():
+        raise ValueError(f"{float(exact[overflown.argmax()])!r} is outside the range of FLOAT32")
+    return tuple(rounded.tolist())
+
+
+def _are_all(kind: type, items: Sequence[Any]) -> bool:
+    """Whether every item is of exactly that class; fast, for arrays as long as a vocabulary."""
+    return set(map(type, items)) <= {kind}
 
 
 def encode_string(text: str) -> bytes:
@@ -213,10 +221,15 @@ def encode_string(text: str) -> bytes:
 
     Raises ValueError when it is too long, or holds surrogates that stand for no byte.
     """
-    encoded = text.encode("utf-8", "surrogateescape")
-    if len(encoded) > MAX_STRING_BYTES:
-        raise ValueError(f"a string of {len(encoded):,} bytes; GGUF readers take at most {MAX_STRING_BYTES:,}")
-    return _U64.pack(len(encoded)) + encoded
+    return _encode_strings((text,))
+
+
+def _encode_strings(texts: Sequence[str]) -> bytes:
+    encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
+    longest = max(map(len, encoded), default=0)
+    if longest > MAX_STRING_BYTES:
+        raise ValueError(f"a string of {longest:,} bytes; GGUF readers take at most {MAX_STRING_BYTES:,}")
+    return b"".join([_U64.pack(len(text)) + text for text in encoded])
 
 
 def encode_value(value: Value) -> bytes:
@@ -235,5 +248,5 @@ def encode_value(value: Value) -> bytes:
 def _encode_items(type: ValueType, items: Sequence[Any]) -> bytes:
     checked = _checked_items(type, items)
     if type == ValueType.STRING:
-        return b"".join([encode_string(text) for text in checked])
+        return _encode_strings(checked)
     return np.array(checked, dtype=NUMPY_DTYPES[type]).tobytes()
