@@ -19,10 +19,12 @@ Packed = NDArray[np.uint8]
 class Scheme:
     """A block format with its kernels.
 
-    encode(rows, out): float32 [n, columns] -> uint8 [n, row_bytes(columns)], serial, without the GIL, the
-        bits that ggml writes. `out` is written completely; `rows` may hold any finite values.
-    decode(packed, out): the inverse, uint8 [n, row_bytes] -> float32 [n, columns].
+    encode(rows, out): float32 [n, columns] -> uint8 [n, row_bytes(columns)], serial, without the GIL. The bits that
+        ggml writes, whatever `rows` holds, NaN and infinities included; `out` is written completely. Whether weights
+        that are not finite may be encoded at all is for the caller to decide.
+    decode(packed, out): uint8 [n, row_bytes] -> float32 [n, columns], the weights that encoded rows stand for.
     decode_oracle(packed): the same in plain NumPy, slow and obvious: what decode is tested against.
+    encode and decode raise ValueError when the arrays do not belong together or are not contiguous.
     block: the structured dtype of one block; its itemsize is the type's block_bytes.
     """
 
