@@ -308,24 +308,20 @@ def smallest(typingctx, lanes):  # type: ignore[no-untyped-def]
     return (types.int32(lanes), _reducing("smin")) if lanes == I32X16 else None
 
 
+def _first(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+    return builder.extract_element(args[0], ir.Constant(_WORD, 0))
+
+
 @intrinsic
 def first_lane(typingctx, lanes):  # type: ignore[no-untyped-def]
     """Lane 0 as int32."""
-    if lanes != I32X16:
-        return None
-    return types.int32(lanes), lambda context, builder, sig, args: builder.extract_element(
-        args[0], ir.Constant(_WORD, 0)
-    )
+    return (types.int32(lanes), _first) if lanes == I32X16 else None
 
 
 @intrinsic
 def first_float(typingctx, lanes):  # type: ignore[no-untyped-def]
     """Lane 0 of float32 lanes."""
-    if lanes != F32X16:
-        return None
-    return types.float32(lanes), lambda context, builder, sig, args: builder.extract_element(
-        args[0], ir.Constant(_WORD, 0)
-    )
+    return (types.float32(lanes), _first) if lanes == F32X16 else None
 
 
 @intrinsic

@@ -6,28 +6,24 @@ from typing import Final
 
 import numpy as np
 
-from llmkit.quantize.schemes.base import Packed, Rows, Scheme
-from llmkit.quantize.schemes.flat import as_blocks, flatten
+from llmkit.quantize.schemes.base import Packed, Rows
+from llmkit.quantize.schemes.flat import Bytes, Floats, as_blocks, flat_scheme
 from llmkit.types import TensorType
 
 BLOCK_F32: Final = np.dtype([("weight", "<f4")])
 
 
-def encode(rows: Rows, out: Packed) -> None:
-    """Copy rows [n, columns] to out [n, columns * 4]."""
-    weights, packed = flatten(TensorType.F32, rows, out)
+def _encode(weights: Floats, packed: Bytes) -> None:
     packed.view(np.float32)[:] = weights
 
 
-def decode(packed: Packed, out: Rows) -> None:
-    """Copy encoded rows back."""
-    weights, stored = flatten(TensorType.F32, out, packed)
-    weights[:] = stored.view(np.float32)
+def _decode(packed: Bytes, weights: Floats) -> None:
+    weights[:] = packed.view(np.float32)
 
 
 def decode_oracle(packed: Packed) -> Rows:
-    """The same in plain NumPy."""
+    """Decode in plain NumPy."""
     return as_blocks(TensorType.F32, BLOCK_F32, packed)["weight"].astype(np.float32)
 
 
-SCHEME: Final = Scheme(TensorType.F32, BLOCK_F32, encode, decode, decode_oracle)
+SCHEME: Final = flat_scheme(TensorType.F32, BLOCK_F32, _encode, _decode, decode_oracle)

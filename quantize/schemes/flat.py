@@ -1,15 +1,40 @@
-"""Checking and flattening the arrays of a scheme before a kernel, which checks no bounds, sees them."""
+"""From kernels on flat arrays, which check no bounds, to schemes on checked rows."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.quantize.schemes.base import Packed, Rows
+from llmkit.quantize.schemes.base import Packed, Rows, Scheme
 from llmkit.types import BLOCK_LAYOUTS, TensorType
 
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
 
-def flatten(type: TensorType, rows: Rows, packed: Packed) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+
+def flat_scheme(
+    type: TensorType,
+    block: np.dtype[Any],
+    encode: Callable[[Floats, Bytes], None],
+    decode: Callable[[Bytes, Floats], None],
+    decode_oracle: Callable[[Packed], Rows],
+) -> Scheme:
+    """The scheme of the kernels encode(weights, packed) and decode(packed, weights), which take flat arrays."""
+
+    def encode_rows(rows: Rows, out: Packed) -> None:
+        encode(*flatten(type, rows, out))
+
+    def decode_rows(packed: Packed, out: Rows) -> None:
+        weights, stored = flatten(type, out, packed)
+        decode(stored, weights)
+
+    return Scheme(type, block, encode_rows, decode_rows, decode_oracle)
+
+
+def flatten(type: TensorType, rows: Rows, packed: Packed) -> tuple[Floats, Bytes]:
     """Flat views of weights [n, columns] and of their encoded rows [n, row_bytes].
 
     Raises ValueError when the arrays do not belong together or are not contiguous.
@@ -33,6 +58,11 @@ def as_blocks(type: TensorType, block: np.dtype[np.void], packed: Packed) -> NDA
     if packed.shape[-1] % block.itemsize:
         raise ValueError(f"{type.name}: {packed.shape[-1]} bytes are not whole blocks of {block.itemsize}")
     return np.ascontiguousarray(packed).view(block)
+
+
+def nibbles(codes: Bytes) -> Bytes:
+    """The 32 codes of 4 bits of blocks of bytes [..., 16]: [..., 32], all low halves before all high halves."""
+    return np.concatenate([codes & 15, codes >> 4], axis=-1)
 
 
 def fifth_bits(words: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -25,9 +25,9 @@ from llmkit.kernels.kquant_scales import (
     write_scales,
 )
 from llmkit.kernels.lanes import LANES, splat, store
-from llmkit.quantize.schemes.base import Packed, Rows, Scheme
-from llmkit.quantize.schemes.flat import as_blocks, flatten
-from llmkit.quantize.schemes.superblocks import unpack_scales
+from llmkit.quantize.schemes.base import Packed, Rows
+from llmkit.quantize.schemes.flat import as_blocks, flat_scheme
+from llmkit.quantize.schemes.superblocks import unpack_nibbles, unpack_scales
 from llmkit.types import TensorType
 
 BLOCK: Final = np.dtype([("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", 12), ("qs", "u1", 128)])
@@ -77,24 +77,12 @@ def _decode(packed: NDArray[np.uint8], weights: NDArray[np.float32]) -> None:
                 store(weights, start + 32 * j + i, to_float(code) * scale - minimum)
 
 
-def encode(rows: Rows, out: Packed) -> None:
-    """Encode float32 [n, columns] to uint8 [n, columns / 256 * 144]."""
-    _encode(*flatten(TensorType.Q4_K, rows, out))
-
-
-def decode(packed: Packed, out: Rows) -> None:
-    """Decode uint8 [n, columns / 256 * 144] to float32 [n, columns]."""
-    weights, blocks = flatten(TensorType.Q4_K, out, packed)
-    _decode(blocks, weights)
-
-
 def decode_oracle(packed: Packed) -> Rows:
     """Decode in plain NumPy."""
     blocks = as_blocks(TensorType.Q4_K, BLOCK, packed)
     scales, minimums = unpack_scales(blocks)
-    halves = blocks["qs"].reshape(*blocks.shape, 4, 1, 32) >> np.array([0, 4], np.uint8)[:, None] & 15
-    codes = halves.reshape(*blocks.shape, SUB_BLOCKS, 32).astype(np.float32)
+    codes = unpack_nibbles(blocks).astype(np.float32)
     return (scales[..., None] * codes - minimums[..., None]).reshape(packed.shape[0], -1)
 
 
-SCHEME: Final = Scheme(TensorType.Q4_K, BLOCK, encode, decode, decode_oracle)
+SCHEME: Final = flat_scheme(TensorType.Q4_K, BLOCK, _encode, _decode, decode_oracle)

@@ -25,8 +25,8 @@ from llmkit.kernels.blocks import (
 from llmkit.kernels.intlanes import get_u32, load_u8, smaller, splat_int, store_u8, to_float, to_int
 from llmkit.kernels.jit import BYTES_IN, BYTES_OUT, FLOATS_IN, FLOATS_OUT, kernel
 from llmkit.kernels.lanes import load, splat, store
-from llmkit.quantize.schemes.base import Packed, Rows, Scheme
-from llmkit.quantize.schemes.flat import as_blocks, fifth_bits, flatten
+from llmkit.quantize.schemes.base import Packed, Rows
+from llmkit.quantize.schemes.flat import as_blocks, fifth_bits, flat_scheme, nibbles
 from llmkit.types import TensorType
 
 BLOCK_Q5_0: Final = np.dtype([("scale", "<f2"), ("high_bits", "u1", 4), ("codes", "u1", 16)])
@@ -57,23 +57,12 @@ def _decode(packed: NDArray[np.uint8], weights: NDArray[np.float32]) -> None:
         store(weights, to + HALF_BLOCK, to_float(with_fifth_bits(codes >> 4, fifth >> 16) - 16) * scale)
 
 
-def encode(rows: Rows, out: Packed) -> None:
-    """Quantise rows [n, columns] to out [n, columns / 32 * 22]."""
-    _encode(*flatten(TensorType.Q5_0, rows, out))
-
-
-def decode(packed: Packed, out: Rows) -> None:
-    """The weights that encoded rows stand for."""
-    weights, codes = flatten(TensorType.Q5_0, out, packed)
-    _decode(codes, weights)
-
-
 def decode_oracle(packed: Packed) -> Rows:
-    """The same in plain NumPy."""
+    """Decode in plain NumPy."""
     blocks = as_blocks(TensorType.Q5_0, BLOCK_Q5_0, packed)
-    codes = np.concatenate([blocks["codes"] & 15, blocks["codes"] >> 4], axis=-1) + fifth_bits(blocks["high_bits"])
+    codes = nibbles(blocks["codes"]) + fifth_bits(blocks["high_bits"])
     weights = (codes.astype(np.float32) - np.float32(16)) * blocks["scale"].astype(np.float32)[..., None]
     return weights.reshape(len(packed), -1)
 
 
-SCHEME: Final = Scheme(TensorType.Q5_0, BLOCK_Q5_0, encode, decode, decode_oracle)
+SCHEME: Final = flat_scheme(TensorType.Q5_0, BLOCK_Q5_0, _encode, _decode, decode_oracle)

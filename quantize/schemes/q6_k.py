@@ -19,8 +19,8 @@ from llmkit.kernels.jit import BYTES_IN, BYTES_OUT, FLOATS_IN, FLOATS_OUT, helpe
 from llmkit.kernels.kquant_rounding import GROUP_MAX_EPS, SUPERBLOCK, nearest_codes, nearest_int
 from llmkit.kernels.kquant_symmetric import FOUND, SCRATCH, search_signed_scales
 from llmkit.kernels.lanes import LANES, load, splat, store
-from llmkit.quantize.schemes.base import Packed, Rows, Scheme
-from llmkit.quantize.schemes.flat import as_blocks, flatten
+from llmkit.quantize.schemes.base import Packed, Rows
+from llmkit.quantize.schemes.flat import as_blocks, flat_scheme
 from llmkit.types import TensorType
 
 BLOCK: Final = np.dtype([("ql", "u1", 128), ("qh", "u1", 64), ("scales", "i1", 16), ("d", "<f2")])
@@ -106,17 +106,6 @@ def _decode(packed: NDArray[np.uint8], weights: NDArray[np.float32]) -> None:
             store(weights, block * SUPERBLOCK + LANES * j, to_float(code) * step)
 
 
-def encode(rows: Rows, out: Packed) -> None:
-    """Encode float32 [n, columns] to uint8 [n, columns / 256 * 210]."""
-    _encode(*flatten(TensorType.Q6_K, rows, out))
-
-
-def decode(packed: Packed, out: Rows) -> None:
-    """Decode uint8 [n, columns / 256 * 210] to float32 [n, columns]."""
-    weights, blocks = flatten(TensorType.Q6_K, out, packed)
-    _decode(blocks, weights)
-
-
 def decode_oracle(packed: Packed) -> Rows:
     """Decode in plain NumPy."""
     blocks = as_blocks(TensorType.Q6_K, BLOCK, packed)
@@ -128,4 +117,4 @@ def decode_oracle(packed: Packed) -> Rows:
     return (steps[..., None] * codes).reshape(packed.shape[0], -1)
 
 
-SCHEME: Final = Scheme(TensorType.Q6_K, BLOCK, encode, decode, decode_oracle)
+SCHEME: Final = flat_scheme(TensorType.Q6_K, BLOCK, _encode, _decode, decode_oracle)

@@ -22,8 +22,8 @@ from llmkit.kernels.blocks import (
 from llmkit.kernels.intlanes import load_i8, store_u8, to_float
 from llmkit.kernels.jit import BYTES_IN, BYTES_OUT, FLOATS_IN, FLOATS_OUT, kernel
 from llmkit.kernels.lanes import load, splat, store
-from llmkit.quantize.schemes.base import Packed, Rows, Scheme
-from llmkit.quantize.schemes.flat import as_blocks, flatten
+from llmkit.quantize.schemes.base import Packed, Rows
+from llmkit.quantize.schemes.flat import as_blocks, flat_scheme
 from llmkit.types import TensorType
 
 BLOCK_Q8_0: Final = np.dtype([("scale", "<f2"), ("codes", "i1", 32)])
@@ -51,22 +51,11 @@ def _decode(packed: NDArray[np.uint8], weights: NDArray[np.float32]) -> None:
         store(weights, to + HALF_BLOCK, to_float(load_i8(packed, at + 2 + HALF_BLOCK)) * scale)
 
 
-def encode(rows: Rows, out: Packed) -> None:
-    """Quantise rows [n, columns] to out [n, columns / 32 * 34]."""
-    _encode(*flatten(TensorType.Q8_0, rows, out))
-
-
-def decode(packed: Packed, out: Rows) -> None:
-    """The weights that encoded rows stand for."""
-    weights, codes = flatten(TensorType.Q8_0, out, packed)
-    _decode(codes, weights)
-
-
 def decode_oracle(packed: Packed) -> Rows:
-    """The same in plain NumPy."""
+    """Decode in plain NumPy."""
     blocks = as_blocks(TensorType.Q8_0, BLOCK_Q8_0, packed)
     weights = blocks["codes"].astype(np.float32) * blocks["scale"].astype(np.float32)[..., None]
     return weights.reshape(len(packed), -1)
 
 
-SCHEME: Final = Scheme(TensorType.Q8_0, BLOCK_Q8_0, encode, decode, decode_oracle)
+SCHEME: Final = flat_scheme(TensorType.Q8_0, BLOCK_Q8_0, _encode, _decode, decode_oracle)

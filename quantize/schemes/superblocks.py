@@ -10,6 +10,16 @@ from numpy.typing import NDArray
 from llmkit.quantize.schemes.base import Rows
 
 
+def unpack_nibbles(blocks: NDArray[Any]) -> NDArray[np.uint8]:
+    """Codes of 4 bits, sub-block by sub-block [..., 8, 32], of blocks with 128 bytes `qs`.
+
+    Byte l of the j-th 32 bytes holds code l of sub-block 2 j in its low half, that of sub-block 2 j + 1 in its high.
+    """
+    low_and_high: NDArray[np.uint8] = np.array([[0], [4]], np.uint8)
+    halves = blocks["qs"].reshape(*blocks.shape, 4, 1, 32) >> low_and_high & np.uint8(15)
+    return halves.reshape(*blocks.shape, 8, 32)
+
+
 def unpack_scales(blocks: NDArray[Any]) -> tuple[Rows, Rows]:
     """Scales and minimums [..., 8] as float32 of blocks with d, dmin and 12 bytes of eight 6-bit pairs.
 
