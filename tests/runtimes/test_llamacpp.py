@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import os
-import signal
-import sys
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,45 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmkit import runtimes
-from llmkit.errors import DependencyError, EngineError, FormatError, LlmkitError, TemplateError
+from llmkit.errors import EngineError, TemplateError
 from llmkit.protocols import Message, SamplingOptions
-from llmkit.runtimes.llamacpp import LlamaCppSession, _KnownText, load
+from llmkit.runtimes.llamacpp import LlamaCppSession, load
 from tests.chat_templates import conversation
 from tests.runtimes import tiny_gguf
-
-GREEDY = SamplingOptions(temperature=0, max_tokens=24)
-STORY = "Once upon a time, in a small village by the sea, there lived"
-EMOJI = "🎉🎊🎉🎊🎉🎊🎉🎊"
-
-
-@pytest.fixture(scope="module")
-def session(smollm2_gguf: Path) -> Iterator[LlamaCppSession]:
-    # One thread: threads that wait for each other are slow where other tests run at the same time.
-    with load(smollm2_gguf, n_context=512, n_threads=1) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tiny")
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_folder: Path) -> Iterator[LlamaCppSession]:
-    path = tiny_gguf.write_llama(tiny_folder / "llama.gguf", templates={"": tiny_gguf.TEMPLATE})
-    with load(path, n_threads=1) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def mamba(tiny_folder: Path) -> Iterator[LlamaCppSession]:
-    with load(tiny_gguf.write_mamba(tiny_folder / "mamba.gguf"), n_threads=1) as opened:
-        yield opened
-
-
-def text_of(session: LlamaCppSession, prompt: str, options: SamplingOptions = GREEDY, **changes: object) -> str:
-    return "".join(session.generate(prompt, replace(options, **changes)))  # type: ignore[arg-type]
-
+from tests.runtimes.prompts import EMOJI, GREEDY, STORY, text_of
 
 # --- what a model is
 
@@ -285,91 +246,6 @@ def test_options_that_mean_nothing_are_refused(
         session.generate("x", SamplingOptions(**changes))  # type: ignore[arg-type]
 
 
-# --- context
-
-
-def test_prompt_longer_than_the_context(session: LlamaCppSession) -> None:
-    for run in (session.generate, session.logits):
-        with pytest.raises(EngineError, match=r"has 513 tokens and the context holds 512.*n_context.*trained for 8192"):
-            run([5] * 513)  # type: ignore[operator]
-    assert text_of(session, "The capital of France is", max_tokens=1) == " Paris"
-
-
-def test_generation_ends_where_the_context_does(tiny: LlamaCppSession) -> None:
-    n_context = tiny.info.n_context
-    for length in (n_context - 3, n_context):
-        list(tiny.generate([5] * length, SamplingOptions(seed=1)))
-        if tiny.stats.stop_reason != "end":
-            assert tiny.stats.stop_reason == "context"
-            assert tiny.stats.n_generated == n_context - length + 1
-    list(tiny.generate([5] * n_context, replace(GREEDY, max_tokens=5)))
-    assert tiny.stats.stop_reason == "context"
-
-
-def test_context_too_large_for_the_machine(smollm2_gguf: Path) -> None:
-    with pytest.raises(EngineError, match=r"2147483647 tokens needs \d+\.\d GB for the KV cache, and this machine"):
-        load(smollm2_gguf, n_context=2**31 - 1)
-
-
-# --- the KV cache
-
-
-def test_second_turn_processes_only_what_is_new(session: LlamaCppSession) -> None:
-    session.logits([5])
-    messages = conversation("Name a fruit.")
-    answer = "".join(session.chat(messages, GREEDY))
-    first = replace(session.stats)
-    assert first.n_reused == 0
-    messages += [{"role": "assistant", "content": answer}, *conversation("And a colour?")]
-    "".join(session.chat(messages, GREEDY))
-    second = session.stats
-    # The last generated token ends an answer or was not processed; everything before it is still there.
-    assert second.n_reused == first.n_prompt + first.n_generated - 1
-    assert second.n_prompt - second.n_reused < 20
-    "".join(session.chat(messages, GREEDY))  # the same again: only the last token is needed
-    assert session.stats.n_reused == session.stats.n_prompt - 1
-
-
-def test_reused_cache_gives_what_a_fresh_one_gives(tiny: LlamaCppSession, mamba: LlamaCppSession) -> None:
-    for model in (tiny, mamba):
-        first = [3 + byte for byte in b"The quick brown fox"]
-        list(model.generate(first, GREEDY))
-        continued = [*model._context.cached, 5, 6]
-        for prompt in (continued, [*first[:9], 7, 8, 9], first):
-            list(model.generate(prompt, replace(GREEDY, max_tokens=2)))
-            chosen = model._context.cached[len(prompt)]
-            row = model.logits(prompt)[-1]
-            assert row[chosen] > row.max() - 0.1
-            list(model.generate(first, GREEDY))
-
-
-def test_memory_that_cannot_be_cut_is_processed_again(mamba: LlamaCppSession) -> None:
-    ids = [3 + byte for byte in b"The quick brown fox"]
-    list(mamba.generate(ids, GREEDY))
-    list(mamba.generate([*ids[:9], 5, 6], GREEDY))
-    assert mamba.stats.n_reused == 0
-    continued = [*mamba._context.cached, 5, 6]
-    list(mamba.generate(continued, GREEDY))
-    assert mamba.stats.n_reused == len(continued) - 2
-
-
-def test_own_tokens_are_kept_where_the_tokenizer_would_choose_others(session: LlamaCppSession) -> None:
-    end = "<|im_end|>"
-    odd = [*session.tokenize("hel"), *session.tokenize("lo")]
-    assert odd != session.tokenize("hello")
-    session._known = _KnownText("hello", odd)
-    assert session._text_ids("hello" + end) == [*odd, 2]
-    assert session._text_ids("hello") == odd
-    # A merge could cross the seam here, so the tokenizer decides.
-    assert session._text_ids("hello world") == session.tokenize("hello world")
-    assert session._text_ids("other") == session.tokenize("other")
-
-
-def test_unreadable_end_of_an_answer_is_not_remembered(session: LlamaCppSession) -> None:
-    text_of(session, EMOJI, max_tokens=1)
-    assert session._known.text in ("", EMOJI + "🎉")
-
-
 # --- chat
 
 
@@ -407,123 +283,3 @@ def test_template_that_refuses(tiny_folder: Path) -> None:
     path = tiny_gguf.write_llama(tiny_folder / "refuses.gguf", templates={"": source})
     with load(path, n_threads=1) as opened, pytest.raises(TemplateError, match="no system messages here"):
         opened.chat(conversation("x"))
-
-
-# --- interruption and misuse
-
-
-def test_interrupt_between_tokens_leaves_the_session_usable(session: LlamaCppSession) -> None:
-    expected = text_of(session, STORY)
-    session.logits([5])
-    stream = session.generate(STORY, GREEDY)
-    seen = [next(stream), next(stream)]
-    with pytest.raises(KeyboardInterrupt):
-        stream.throw(KeyboardInterrupt)  # type: ignore[attr-defined]
-    assert session.stats.stop_reason == "interrupted"
-    assert expected.startswith("".join(seen))
-    session.logits([5])
-    assert text_of(session, STORY) == expected
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="sends a signal")
-def test_interrupt_within_a_long_prompt(smollm2_gguf: Path) -> None:
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    with load(smollm2_gguf, n_context=4096, n_threads=1) as opened:
-        prompt = [5] * 4000  # many seconds of work
-        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
-        with pytest.raises(KeyboardInterrupt):
-            list(opened.generate(prompt, GREEDY))
-        timer.join()
-        assert len(opened._context.cached) < 2000
-        assert opened.stats.stop_reason == "interrupted"
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        assert text_of(opened, "The capital of France is", max_tokens=1) == " Paris"
-
-
-def test_one_generation_at_a_time(session: LlamaCppSession) -> None:
-    first = session.generate(STORY, GREEDY)
-    next(first)
-    assert text_of(session, "The capital of France is", max_tokens=1) == " Paris"
-    with pytest.raises(EngineError, match="one generation at a time"):
-        next(first)
-
-
-def test_generation_that_is_dropped(session: LlamaCppSession) -> None:
-    expected = text_of(session, STORY)
-    for _ in session.generate(STORY, GREEDY):
-        break
-    gc.collect()
-    assert session.stats.stop_reason == "interrupted"
-    assert text_of(session, STORY) == expected
-
-
-def test_ids_outside_the_vocabulary(session: LlamaCppSession) -> None:
-    for ids in ([-1], [49152], [5, 10**9]):
-        for use in (session.logits, session.detokenize, session.generate):
-            with pytest.raises(EngineError, match="outside the vocabulary of 49152"):
-                use(ids)  # type: ignore[operator]
-
-
-def test_closed_session(tiny_folder: Path) -> None:
-    opened = load(tiny_gguf.write_llama(tiny_folder / "closed.gguf"), n_threads=1)
-    stream = opened.generate([5, 6], replace(GREEDY, max_tokens=100))
-    next(stream)
-    opened.close()
-    opened.close()
-    with pytest.raises(EngineError, match="closed"):
-        next(stream)
-    with pytest.raises(EngineError, match="closed"):
-        opened.tokenize("x")
-
-
-def test_model_without_vocabulary(tiny_folder: Path) -> None:
-    with load(tiny_gguf.write_llama(tiny_folder / "wordless.gguf", text=False), n_threads=1) as opened:
-        assert opened.logits([5, 6]).shape == (2, 300)
-        assert list(opened.generate([5, 6], replace(GREEDY, repeat_penalty=1.1))) == []
-        assert opened.stats.n_generated == GREEDY.max_tokens
-        for use in (lambda: opened.tokenize("x"), lambda: opened.detokenize([5]), lambda: opened.generate("x")):
-            with pytest.raises(EngineError, match="no tokenizer"):
-                use()
-
-
-# --- files that cannot be loaded
-
-
-def test_files_that_cannot_be_loaded(tiny_folder: Path) -> None:
-    good = tiny_gguf.write_llama(tiny_folder / "good.gguf").read_bytes()
-    broken = tiny_folder / "broken.gguf"
-    for data in (b"", b"GGUF", b"not a model at all" * 9, good[:2000], good[:-1000]):
-        broken.write_bytes(data)
-        with pytest.raises(FormatError, match=r"broken\.gguf"):
-            load(broken)
-    with pytest.raises((LlmkitError, OSError), match=r"missing\.gguf"):
-        load(tiny_folder / "missing.gguf")
-
-
-def test_reason_of_the_engine_is_shown(tiny_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(EngineError, match="unknown model architecture: 'nosucharch'"):
-        load(tiny_gguf.write_unknown(tiny_folder / "unknown.gguf"))
-    with pytest.raises(EngineError, match=r"key not found in model: llama\.context_length"):
-        load(tiny_gguf.write_incomplete(tiny_folder / "incomplete.gguf"))
-    assert capfd.readouterr() == ("", "")
-
-
-def test_options_of_loading_are_checked(smollm2_gguf: Path) -> None:
-    with pytest.raises(EngineError, match="n_context is 0"):
-        load(smollm2_gguf, n_context=0)
-    with pytest.raises(EngineError, match="n_threads is -1"):
-        load(smollm2_gguf, n_threads=-1)
-
-
-def test_missing_package_names_the_extra(smollm2_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.partition(".")[0] == "llama_cpp"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "llama_cpp", None)
-    with pytest.raises(DependencyError, match=r"pip install 'llmkit\[llama\]'"):
-        load(smollm2_gguf)
-
-
-def test_folder_is_sent_to_convert(tmp_path: Path) -> None:
-    with pytest.raises(LlmkitError, match=f"llmkit convert {tmp_path} --to gguf-q4"):
-        runtimes.load(tmp_path)
