@@ -145,9 +145,7 @@ def match_tensors(family: Family, hparams: HParams, checkpoint: Checkpoint) -> t
                 raise FormatError(checkpoint.folder, _missing(rule, block, hparams, checkpoint), tensor=name)
             continue
         if presence is Presence.ABSENT:
-            raise FormatError(
-                source.path, "is there, but config.json describes a model without it", tensor=name
-            )
+            raise FormatError(source.path, "is there, but config.json describes a model without it", tensor=name)
         if rule.role == "output" and hparams.tied_embeddings:
             notes.append(f"config.json ties {name} to the embedding, but the checkpoint holds it too: it is kept")
         expected = rule.shape(hparams)
