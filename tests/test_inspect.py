@@ -73,7 +73,7 @@ def write_split(folder: Path) -> list[Path]:
 
 
 def run(*args: str) -> Result:
-    return CliRunner().invoke(cli, ["inspect", *args], catch_exceptions=False)
+    return CliRunner().invoke(cli, ["inspect", *args], obj={"quiet": False}, catch_exceptions=False)
 
 
 class TestGGUF:

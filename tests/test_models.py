@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from llmkit import hubcache
 from llmkit.cli import cli
@@ -27,6 +27,10 @@ def touch(folder: Path, names: Iterable[str]) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"")
     return folder
+
+
+def invoke(*args: str) -> Result:
+    return CliRunner().invoke(cli, args, obj={"quiet": False}, catch_exceptions=False)
 
 
 def checkpoint(folder: Path) -> Path:
@@ -300,14 +304,14 @@ class TestList:
     def test_command(self, here: Path) -> None:
         touch(here, ["tiny-Q4_0.gguf"])
         cached("org/Whole")
-        result = CliRunner().invoke(cli, ["models"], catch_exceptions=False)
+        result = invoke("models")
         assert result.exit_code == 0
         assert result.stdout.splitlines() == [
             "name       kind        size  where  model",
             "tiny-Q4_0  gguf        0 B   here   tiny-Q4_0.gguf",
             "Whole      checkpoint  0 B   cache  org/Whole",
         ]
-        listed = json.loads(CliRunner().invoke(cli, ["models", "--json"], catch_exceptions=False).stdout)
+        listed = json.loads(invoke("models", "--json").stdout)
         assert listed[1] == {
             "name": "Whole",
             "kind": "checkpoint",
@@ -321,11 +325,11 @@ class TestList:
         }
 
     def test_command_without_models(self) -> None:
-        result = CliRunner().invoke(cli, ["models"], catch_exceptions=False)
+        result = invoke("models")
         assert (result.exit_code, result.stdout) == (0, "")
         assert "No models here" in result.stderr
-        assert CliRunner().invoke(cli, ["-q", "models"], catch_exceptions=False).stderr == ""
-        assert json.loads(CliRunner().invoke(cli, ["models", "--json"], catch_exceptions=False).stdout) == []
+        assert invoke("-q", "models").stderr == ""
+        assert json.loads(invoke("models", "--json").stdout) == []
 
 
 def test_contents_of_shards() -> None:
