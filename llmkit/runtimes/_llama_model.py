@@ -18,9 +18,11 @@ TEMPLATE_KEY = "tokenizer.chat_template"
 
 def bindings() -> ModuleType:
     """The module `llama_cpp.llama_cpp` with its log caught; DependencyError if it is not installed."""
-    # llama.cpp's threads meet after every graph node. GNU OpenMP lets them spin there, so that any other busy program
-    # makes decoding many times slower; waiting asleep costs little. It counts if OpenMP is not loaded yet.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # llama.cpp's threads meet after every graph node. GNU OpenMP lets them spin there for milliseconds, so any other
+    # busy program makes decoding many times slower; asleep at once they decode small models at a third of the speed.
+    # It counts if OpenMP is not loaded yet. Source: libgomp's manual, GOMP_SPINCOUNT (default 300,000).
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         import llama_cpp.llama_cpp as lib
     except ImportError as error:
@@ -49,8 +51,14 @@ def load_model(lib: Any, path: Path) -> Any:
     flag = InterruptFlag()
     params = lib.llama_model_default_params()
     params.progress_callback = lib.llama_progress_callback(lambda _progress, _data: not flag.is_set)
-    with deferred_interrupt(flag):
-        model = lib.llama_model_load_from_file(os.fsencode(path), params)
+    model = None
+    try:
+        with deferred_interrupt(flag):
+            model = lib.llama_model_load_from_file(os.fsencode(path), params)
+    except KeyboardInterrupt:
+        if model:
+            lib.llama_model_free(model)
+        raise
     if not model:
         raise EngineError(f"{path}: llama.cpp cannot load this file: {_llama_log.last_errors() or 'no reason given'}")
     if lib.llama_model_has_encoder(model) or not lib.llama_model_has_decoder(model):
