@@ -92,15 +92,22 @@ class Chat:
                 self._note("\nCtrl-C again leaves, as do Ctrl-D and /exit.")
                 continue
             warned = False
-            if not self.take(line):
-                return
+            try:
+                if not self.take(line):
+                    return
+            except KeyboardInterrupt:  # pressed again while the first one was dealt with
+                if not self._interactive:
+                    raise
 
     @staticmethod
     def _whole_line(read_line: Callable[[], str]) -> str:
         lines = [read_line()]
         while lines[-1].endswith("\\"):
             lines[-1] = lines[-1][:-1]
-            lines.append(read_line())
+            try:
+                lines.append(read_line())
+            except EOFError:
+                break
         return "\n".join(lines)
 
     def take(self, line: str) -> bool:
@@ -134,6 +141,7 @@ class Chat:
             options = replace(options, seed=(options.seed + self._n_again) % 0xFFFFFFFF)
         parts: list[str] = []
         stopped = False
+        before = self.session.stats
         try:
             for part in self.session.chat(self.conversation.messages, options):
                 parts.append(part)
@@ -147,7 +155,8 @@ class Chat:
         if answer:
             self.conversation.add("assistant", answer)
         stats = self.session.stats
-        self.totals.add(stats)
+        if stats is not before:  # else it was stopped before it began
+            self.totals.add(stats)
         if self._as_json:
             self._write(json.dumps({"answer": answer, **asdict(stats)}, ensure_ascii=False) + "\n")
         elif not answer.endswith("\n"):

@@ -39,7 +39,11 @@ class SamplingOptions:
 
 @dataclass(slots=True)
 class GenerationStats:
-    """Counts and seconds of the latest generation; `n_reused` prompt tokens were still in the KV cache."""
+    """Counts and seconds of the latest generation; every generation gets a new object.
+
+    `n_reused` of the `n_prompt` tokens were still in the KV cache. `n_generated` counts the token that ends an answer;
+    the first token comes out of the prompt's pass, so `generate_seconds` are those of `n_generated` - 1 steps.
+    """
 
     n_prompt: int = 0
     n_reused: int = 0

@@ -86,6 +86,10 @@ def test_backslash_joins_lines() -> None:
     assert Desk().type("one \\", "two\\", "three").chat.conversation.messages[0]["content"] == "one \ntwo\nthree"
 
 
+def test_input_that_ends_in_a_backslash() -> None:
+    assert Desk().type("one\\").chat.conversation.messages[0]["content"] == "one"
+
+
 def test_clear_keeps_the_system_prompt() -> None:
     desk = Desk().type("/system Be brief.", "one", "/clear")
     assert desk.chat.conversation.messages == [{"role": "system", "content": "Be brief."}]
@@ -206,6 +210,28 @@ def test_interrupt_before_the_first_word_takes_the_question_back() -> None:
     desk = Desk(Slow()).type("one")
     assert desk.notes == ["(stopped)"]
     assert desk.roles == []
+    assert desk.chat.totals.n_answers == 0
+
+
+def test_second_interrupt_in_a_hurry_does_not_end_the_program() -> None:
+    class Slow(FakeSession):
+        def chat(self, messages: Sequence[Message], options: SamplingOptions | None = None) -> Iterator[str]:
+            if len(messages) == 1:
+                raise KeyboardInterrupt
+            return super().chat(messages, options)
+
+    def hurried(note: str) -> None:
+        notes.append(note)
+        if len(notes) == 1:
+            raise KeyboardInterrupt
+
+    notes: list[str] = []
+    desk = Desk(Slow())
+    desk.chat._note = hurried
+    desk.chat.conversation.system = None
+    desk.type("one", "/system S", "two")
+    assert desk.roles == ["system", "user", "assistant"]
+    assert notes[0] == "(stopped)"
 
 
 def test_interrupt_without_a_terminal_ends_the_program() -> None:
