@@ -31,7 +31,7 @@ def main() -> None:
     print(machine())
     converter = None
     if not arguments.no_peer and arguments.what != "open":
-        converter = peer.find_converter(arguments.peer, SCRIPTS.parent / "build" / "peer")
+        converter = peer.find_converter(arguments.peer)
     if everything or arguments.what == "startup":
         show(startup.help_text(1 if arguments.quick else 3 * repeat, converter, FOLDER / "log.txt"))
         show(startup.first_conversion(random_model("llama-60m", 1), FOLDER))

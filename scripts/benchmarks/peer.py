@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-import tarfile
-from importlib.metadata import version
 from pathlib import Path
 
+from llama_cpp_source import llama_cpp_source
+
 CONVERTER = "convert_hf_to_gguf.py"
-PACKAGE = "llama-cpp-python"
 
 
-def find_converter(given: Path | None, folder: Path) -> Path:
-    """The converter script: below `given`, or of the archive, downloaded to `folder` once.
+def find_converter(given: Path | None) -> Path:
+    """The converter script: below `given`, or in the archive of the installed version, which is fetched once.
 
-    `given` is an unpacked source archive or a llama.cpp checkout. The archive's version is that of the installed
-    bindings, so that converter and quantiser are of one build.
+    `given` is an unpacked source archive or a llama.cpp checkout.
     """
-    if given is not None:
-        for path in (given / CONVERTER, given / "vendor" / "llama.cpp" / CONVERTER):
-            if path.is_file():
-                return path
-        raise SystemExit(f"{given}: found neither {CONVERTER} nor vendor/llama.cpp/{CONVERTER}")
-    release = version(PACKAGE)
-    unpacked = folder / f"llama_cpp_python-{release}"
-    script = unpacked / "vendor" / "llama.cpp" / CONVERTER
-    if not script.is_file():
-        archive = _download(release, folder)
-        print(f"unpacking {archive.name} ...", file=sys.stderr)
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
-    return script
-
-
-def _download(release: str, folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    archive = folder / f"llama_cpp_python-{release}.tar.gz"
-    if not archive.exists():
-        print(f"downloading the source archive of {PACKAGE} {release} (80 MB) ...", file=sys.stderr)
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", PACKAGE]
-        subprocess.run([*command, "--dest", str(folder), f"{PACKAGE}=={release}"], check=True)
-    return archive
+    if given is None:
+        return llama_cpp_source() / CONVERTER
+    for path in (given / CONVERTER, given / "vendor" / "llama.cpp" / CONVERTER):
+        if path.is_file():
+            return path
+    raise SystemExit(f"{given}: found neither {CONVERTER} nor vendor/llama.cpp/{CONVERTER}")
 
 
 def convert_command(converter: Path, checkpoint: Path, output: Path, outtype: str) -> list[str | Path]:
