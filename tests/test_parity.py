@@ -16,6 +16,7 @@ from llmkit.quantize.recipes import RECIPES
 from llmkit.quantize.schemes import scheme
 from llmkit.types import TensorType
 from tests import peer
+from tests.corpus import plain_texts, random_texts, texts_with
 
 pytestmark = pytest.mark.slow
 
@@ -112,6 +113,23 @@ def test_q4_k_m_is_no_worse_than_llama_quantizes(
     ours, theirs = (mean_kl(p, windows[:3], reference) for p in (converted["q4_k_m"], tmp_path / "theirs.gguf"))
     print(f"q4_k_m: mean KL {ours:.6f}, llama-quantize {theirs:.6f}")
     assert ours <= theirs
+
+
+def test_tokens_equal_those_of_tokenizers(converted: dict[str, Path], smollm2_dithered: Path) -> None:
+    """Hard texts of all scripts, through llama.cpp on a converted file."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(smollm2_dithered / "tokenizer.json"))
+    special = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+    texts = [*plain_texts(), *random_texts(200, seed=1), *texts_with(special)]
+    with llmkit.load(converted["q4_k_m"], n_context=32) as session:
+        different = [
+            text
+            for text in texts
+            if session.tokenize(text, parse_special=True) != tokenizer.encode(text, add_special_tokens=False).ids
+        ]
+    assert len(texts) > 500
+    assert different == []
 
 
 @pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.quantizes])
