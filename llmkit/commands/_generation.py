@@ -13,6 +13,14 @@ from llmkit.models import resolve
 from llmkit.protocols import SamplingOptions, Session
 
 _DEFAULTS: Final = SamplingOptions()
+
+
+def _stop_strings(_ctx: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
+    if "" in texts:
+        raise click.BadParameter("a stop string cannot be empty")
+    return texts
+
+
 _OPTIONS: Final = (
     click.option("--temp", "temperature", type=click.FloatRange(min=0), default=_DEFAULTS.temperature,
                  show_default=True, help="Temperature; 0 takes the most likely token each time."),
@@ -25,7 +33,8 @@ _OPTIONS: Final = (
     click.option("--repeat-penalty", type=click.FloatRange(min=0, min_open=True), default=_DEFAULTS.repeat_penalty,
                  show_default=True, help="Make tokens of the last 64 less likely; 1 is off."),
     click.option("--seed", type=click.IntRange(0, 0xFFFFFFFE), help="Same seed, same answer.  [default: a fresh one]"),
-    click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given several times."),
+    click.option("--stop", multiple=True, metavar="TEXT", callback=_stop_strings,
+                 help="End before this text; may be given several times."),
     click.option("--context", "--ctx", "n_context", type=click.IntRange(1, 2**31 - 1),
                  help="Tokens that prompt and answers may have together.  [default: the model's own, at most 4096]"),
     click.option("--threads", "n_threads", type=click.IntRange(1, 1024), help="CPU threads.  [default: one per core]"),

@@ -17,7 +17,14 @@ _MAX_SEED: Final = 0xFFFFFFFE
 
 
 def checked(options: SamplingOptions) -> SamplingOptions:
-    """The options with a seed drawn if none was given; EngineError for values that mean nothing."""
+    """The options with a seed drawn if none was given; EngineError for values that mean nothing.
+
+    A `stop` that is one str is that one stop string, not each of its characters.
+    """
+    stop = (options.stop,) if isinstance(options.stop, str) else tuple(options.stop)
+    if not all(isinstance(text, str) for text in stop):
+        raise EngineError(f"stop is {options.stop!r}: expected texts")
+    options = replace(options, stop=stop)
     problems = [
         (not math.isfinite(options.temperature) or options.temperature < 0, "temperature", "0 or more"),
         (options.top_k < 0, "top_k", "0 or more"),

@@ -116,6 +116,7 @@ def test_json(runs: Runs) -> None:
         ["chat", "-p", "x", "-n", "0"],
         ["generate"],
         ["generate", "-p", "x", "--seed", "-1"],
+        ["generate", "-p", "x", "--stop", ""],
     ],
 )
 def test_wrong_usage_is_status_2(runs: Runs, arguments: list[str]) -> None:
