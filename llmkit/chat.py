@@ -67,6 +67,7 @@ class Chat:
         self.options = options
         self.conversation = conversation or Conversation()
         self.totals = Totals()
+        self._here = Totals()  # those of this conversation
         self._out = out
         self._note = note
         self._interactive = interactive
@@ -157,6 +158,7 @@ class Chat:
         stats = self.session.stats
         if stats is not before:  # else it was stopped before it began
             self.totals.add(stats)
+            self._here.add(stats)
         if self._as_json:
             self._write(json.dumps({"answer": answer, **asdict(stats)}, ensure_ascii=False) + "\n")
         elif not answer.endswith("\n"):
@@ -187,6 +189,7 @@ class Chat:
                 return False
             case "/clear":
                 self.conversation.clear()
+                self._here = Totals()
                 self._note("(the conversation is forgotten)")
             case "/regen":
                 self._again()
@@ -199,6 +202,7 @@ class Chat:
                 self._note(f"(saved {len(self.conversation.messages)} messages to {argument})")
             case "/load":
                 self.conversation = Conversation.load(Path(argument).expanduser())
+                self._here = Totals()
                 self._note(f"(loaded {len(self.conversation.messages)} messages from {argument})")
             case "/stats":
                 self._stats()
@@ -236,15 +240,17 @@ class Chat:
             self._note(self.conversation.system)
 
     def _stats(self) -> None:
-        info, last = self.session.info, self.totals.last
+        info, totals = self.session.info, self._here
+        last = totals.last
         self._note(f"{info.name}, {info.engine}, {info.n_threads} threads, loaded in {info.load_seconds:.1f} s")
-        if self.totals.n_answers == 0:
-            self._note("No answer yet.")
+        if totals.n_answers == 0:
+            loaded = self.conversation.last_is("assistant")
+            self._note("No answer since the conversation was loaded." if loaded else "No answer yet.")
             return
-        used = last.n_prompt + last.n_generated
+        used = min(last.n_prompt + last.n_generated, info.n_context)  # the last token needs no position of its own
         self._note(f"context: {used} of {info.n_context} tokens used, {len(self.conversation.messages)} messages")
         self._note(f"last answer: {speed(last)}")
-        self._note(f"{self.totals.n_answers} answers: {speed(self.totals.sum, self.totals.n_answers)}")
+        self._note(f"{totals.n_answers} answers: {speed(totals.sum, totals.n_answers)}")
 
 
 def speed(stats: GenerationStats, n_answers: int = 1) -> str:

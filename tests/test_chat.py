@@ -179,6 +179,29 @@ def test_stats() -> None:
     assert desk.notes[5].startswith("2 answers: ")
 
 
+def test_stats_are_those_of_this_conversation(tmp_path: Path) -> None:
+    path = tmp_path / "chat.json"
+    desk = Desk().type("one", f"/save {path}", "/clear", "/stats", "two", "/stats")
+    assert desk.notes[3] == "No answer yet."
+    assert "2 messages" in desk.notes[5]
+    assert desk.notes[7].startswith("1 answers: ")
+    desk.type(f"/load {path}", "/stats")
+    assert desk.notes[-1] == "No answer since the conversation was loaded."
+    assert desk.chat.totals.n_answers == 2
+
+
+def test_stats_never_exceed_the_context() -> None:
+    class LastTokenOutside(FakeSession):
+        """As llama.cpp: the token that finds the context full is generated, but takes no position."""
+
+        def chat(self, messages: Sequence[Message], options: SamplingOptions | None = None) -> Iterator[str]:
+            yield from super().chat(messages, options)
+            self.stats.n_generated += 1
+
+    desk = Desk(LastTokenOutside(n_context=30)).type("one", "/stats")
+    assert "context: 30 of 30 tokens used, 2 messages" in desk.notes
+
+
 def test_speed_counts_decoding_steps() -> None:
     stats = GenerationStats(n_prompt=30, n_reused=10, n_generated=11, prompt_seconds=2.0, generate_seconds=5.0)
     prompt, _, generated = speed(stats).partition("; ")
