@@ -18,7 +18,7 @@ from typing import Final
 
 from llmkit import hubcache
 from llmkit.errors import HubError, ModelNotFoundError
-from llmkit.formats.checkpointadvice import only_pickles, place_label, why_no_checkpoint
+from llmkit.formats.checkpointadvice import listed, only_pickles, place_label, why_no_checkpoint
 from llmkit.formats.checkpointfiles import (
     FILE_SUFFIXES,
     PICKLE_SUFFIXES,
@@ -114,7 +114,7 @@ def _from_folder(path: Path, want: ModelKind | None) -> ResolvedModel:
     if found.ggufs and want != "checkpoint":
         return _single_gguf(path, found)
     if found.is_checkpoint:
-        hint = _convert_hint(path, name)
+        hint = _already_here(name) or f"{_QUANTISE_FIRST.format(path)}."
         raise ModelNotFoundError(f"{path} is a SafeTensors checkpoint; a GGUF file is needed. {hint}")
     repo = repo_of_cache_folder(path.name)
     if repo and (path / "snapshots").is_dir():
@@ -150,11 +150,11 @@ def _from_hub(
         file = _single_gguf(snapshot.path, found)
         return ResolvedModel(file.path, file.name, "gguf", repo, snapshot.commit, file.note)
     if want == "gguf":
-        raise ModelNotFoundError(
-            f"{repo} names a repository of the hub, and a GGUF file is needed. If it is a SafeTensors checkpoint, "
-            f"{_convert_hint(repo, name)} If it holds GGUF files, download one: hf download {repo} FILE.gguf "
-            "--local-dir ."
+        hint = _already_here(name) or (
+            f"If it is a SafeTensors checkpoint, {_QUANTISE_FIRST.format(repo)}. If it holds GGUF files, download one: "
+            f"hf download {repo} FILE.gguf --local-dir ."
         )
+        raise ModelNotFoundError(f"{repo} names a repository of the hub, and a GGUF file is needed. {hint}")
     if not download:
         if snapshot is None or found is None or not found.is_checkpoint:
             raise ModelNotFoundError(
@@ -187,9 +187,9 @@ def _from_word(word: str, want: ModelKind | None, download: bool, progress: Prog
         return _use(fitting[0], word, want, download, progress)
     if matches and want == "gguf":
         chosen = matches[0]
+        hint = _already_here(chosen.name) or f"{_QUANTISE_FIRST.format(chosen.label)}."
         raise ModelNotFoundError(
-            f"{word!r} fits {chosen.label}, a SafeTensors checkpoint; a GGUF file is needed. "
-            f"{_QUANTISE_FIRST.format(chosen.label)}"
+            f"{word!r} fits {chosen.label}, a SafeTensors checkpoint; a GGUF file is needed. {hint}"
         )
     if matches:
         raise ModelNotFoundError(
@@ -230,12 +230,13 @@ def _looks_like_path(model: str) -> bool:
     )
 
 
-def _convert_hint(model: str | Path, name: str) -> str:
-    """How to get the GGUF file, or which ones of that name are here already."""
-    made = [m.path for m in models_here() if m.kind == "gguf" and m.name.lower().startswith(name.lower())]
-    if made:
-        return f"There is {', '.join(map(str, made[:3]))} here already."
-    return _QUANTISE_FIRST.format(model) + "."
+def _already_here(name: str) -> str:
+    """The GGUF files here that are the model `name` in some type, `<name>-<type>.gguf`, as a sentence; else empty."""
+    from llmkit.inspection.gguf import FILE_TYPES
+
+    of_this_model = {f"{name}-{label}".lower() for label in FILE_TYPES.values()}
+    made = [str(m.path) for m in models_here() if m.kind == "gguf" and m.name.lower() in of_this_model]
+    return f"Already here: {listed(made)}." if made else ""
 
 
 def _near_paths(path: Path) -> str:

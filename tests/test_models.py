@@ -128,7 +128,7 @@ class TestPaths:
         with pytest.raises(ModelNotFoundError, match=r"llmkit convert tiny --to gguf-q4"):
             resolve("tiny", want="gguf")
         touch(here, ["tiny-Q4_K_M.gguf"])
-        with pytest.raises(ModelNotFoundError, match=r"There is tiny-Q4_K_M\.gguf here already"):
+        with pytest.raises(ModelNotFoundError, match=r"is needed\. Already here: tiny-Q4_K_M\.gguf\.$"):
             resolve("tiny", want="gguf")
 
     def test_gguf_file_where_a_checkpoint_is_needed(self, here: Path) -> None:
@@ -206,6 +206,20 @@ class TestRepositories:
             ModelNotFoundError, match=r"llmkit convert org/Tiny --to gguf-q4.*hf download org/Tiny FILE"
         ):
             resolve("org/Tiny", want="gguf")
+
+    @pytest.mark.parametrize("model", ["org/Tiny", "org"])
+    def test_gguf_files_of_the_same_model_are_named_and_no_others(self, here: Path, model: str) -> None:
+        cached("org/Tiny")
+        others = ["Tiny-Instruct-F16.gguf", "Tiny2-F16.gguf", "Tiny-mine.gguf"]
+        touch(here, others)
+        with pytest.raises(ModelNotFoundError, match=r"llmkit convert org/Tiny --to gguf-q4") as caught:
+            resolve(model, want="gguf")
+        assert "Tiny-Instruct" not in str(caught.value)
+        touch(here, ["Tiny-Q4_K_M.gguf"])
+        touch(here / "sub", ["tiny-bf16.gguf"])
+        with pytest.raises(ModelNotFoundError) as caught:
+            resolve(model, want="gguf")
+        assert str(caught.value).endswith("is needed. Already here: Tiny-Q4_K_M.gguf, sub/tiny-bf16.gguf.")
 
     @pytest.mark.parametrize("revision", ["../../../etc", "..", "v1/../../.."])
     def test_revisions_cannot_leave_the_cache(self, revision: str) -> None:
