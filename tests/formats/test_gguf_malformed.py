@@ -29,7 +29,7 @@ def u64(number: int) -> bytes:
 
 # name -> (content, whether ggml refuses it too, what the message must say)
 CASES: dict[str, tuple[Callable[[], bytes], bool, list[str]]] = {
-    "empty file": (lambda: b"", True, ["not a GGUF file"]),
+    "empty file": (lambda: b"", True, ["not a GGUF file: it is empty"]),
     "other magic": (lambda: gguf(magic=b"GGML"), True, ["not a GGUF file", "GGML"]),
     "LFS pointer": (lambda: b"version https://git-lfs.github.com/spec/v1\n", True, ["Git LFS pointer", "git lfs pull"]),
     "web page": (lambda: b"<!DOCTYPE html><title>404</title>", True, ["web page"]),

@@ -133,8 +133,8 @@ def open_gguf(path: Path | str) -> GGUFFile:
     with file:
         head = read_exactly(file, min(size, 64), path)
         if not head.startswith(MAGIC):
-            problem = foreign_content(head) or f"not a GGUF file: it starts with {head[:4]!r}, not {MAGIC!r}"
-            raise FormatError(path, problem)
+            found = f"it starts with {head[:4]!r}, not {MAGIC!r}" if head else "it is empty"
+            raise FormatError(path, foreign_content(head) or f"not a GGUF file: {found}")
         try:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
