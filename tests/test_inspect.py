@@ -235,10 +235,31 @@ class TestOtherFiles:
         with pytest.raises(UnsupportedError, match=r"notes\.txt: neither a GGUF nor a SafeTensors file"):
             inspect_path(tmp_path / "notes.txt")
 
-    def test_pickle(self, tmp_path: Path) -> None:
-        (tmp_path / "pytorch_model.bin").write_bytes(b"PK\x03\x04" + bytes(60))
-        with pytest.raises(UnsupportedError, match="zip archive"):
+    @pytest.mark.parametrize("content", [b"PK\x03\x04" + bytes(60), b"\x80\x02\x8a\x0a" + bytes(60)])
+    def test_pickle(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "pytorch_model.bin").write_bytes(content)
+        with pytest.raises(UnsupportedError, match=r"only as pytorch_model\.bin: Python pickles.*\n  python -c "):
             inspect_path(tmp_path / "pytorch_model.bin")
+        with pytest.raises(UnsupportedError, match=r"save_pretrained\(.*safetensors.*\)") as caught:
+            inspect_path("pytorch_model.bin")
+        assert ".-safetensors" not in str(caught.value)
+
+    def test_other_zip_archive_and_pointer(self, tmp_path: Path) -> None:
+        (tmp_path / "model.zip").write_bytes(b"PK\x03\x04" + bytes(60))
+        with pytest.raises(UnsupportedError, match="zip archive"):
+            inspect_path(tmp_path / "model.zip")
+        (tmp_path / "pytorch_model.bin").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+        with pytest.raises(UnsupportedError, match="Git LFS pointer"):
+            inspect_path(tmp_path / "pytorch_model.bin")
+
+    @pytest.mark.parametrize("name", ["model.safetensors.index.json", "config.json"])
+    def test_part_of_a_checkpoint(self, tmp_path: Path, name: str) -> None:
+        write_json(tmp_path / name, {"weight_map": {}})
+        with pytest.raises(UnsupportedError) as caught:
+            inspect_path(tmp_path / name)
+        assert str(caught.value).endswith(
+            f"{name} is a part of a checkpoint without weights; give the folder: {tmp_path}"
+        )
 
     def test_folder_without_a_model(self, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()

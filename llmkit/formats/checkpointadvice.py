@@ -80,7 +80,9 @@ def why_no_checkpoint(found: Contents, place: Place) -> NoCheckpoint:
 def only_pickles(pickles: Sequence[str], place: Place) -> str:
     """The reason for weights in pickles, and the command that converts them."""
     if isinstance(place, Path):
-        elsewhere, source, target = "", str(place), f"{place}-safetensors"
+        beside = place.name not in ("", "..")  # "." has no name to build the new folder's from
+        elsewhere, source = "", str(place)
+        target = f"{place}-safetensors" if beside else str(place / "safetensors")
     else:
         repo = place.partition("@")[0]
         source, target = repo, f"{repo.rpartition('/')[2]}-safetensors"

@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from llmkit.errors import FormatError, ModelNotFoundError, UnsupportedError
-from llmkit.formats.checkpointadvice import why_no_checkpoint
+from llmkit.formats.checkpointadvice import only_pickles, place_label, why_no_checkpoint
+from llmkit.formats.checkpointfiles import CONFIG, contents
 from llmkit.hubcache import folder_contents
 from llmkit.inspection.records import ChatTemplate, GGUFDetails, Hyperparameters, Inspection, Tokenizer, TypeUsage
 
@@ -50,8 +51,12 @@ def _inspect_file(path: Path) -> Inspection:
         return inspect_gguf(path)
     if suffix == ".safetensors" or head[8:10] == b'{"':
         return inspect_safetensors(path)
-    what = foreign_content(head) or "neither a GGUF nor a SafeTensors file"
-    raise UnsupportedError(f"{path}: {what}")
+    foreign = foreign_content(head)
+    if contents([path.name]).pickles and (foreign is None or head.startswith(b"PK")):
+        raise UnsupportedError(f"{place_label(path.parent)} {only_pickles([path.name], path.parent)}")
+    if path.name == CONFIG or path.name.endswith(".index.json"):
+        raise UnsupportedError(f"{path} is a part of a checkpoint without weights; give the folder: {path.parent}")
+    raise UnsupportedError(f"{path}: {foreign or 'neither a GGUF nor a SafeTensors file'}")
 
 
 def _inspect_folder(folder: Path) -> Inspection:
