@@ -14,6 +14,7 @@ from typing import Final, TextIO
 from llmkit.conversation import Conversation
 from llmkit.errors import LlmkitError
 from llmkit.protocols import GenerationStats, SamplingOptions, Session
+from llmkit.runtimes.requests import PromptTooLongError
 
 COMMANDS: Final[dict[str, str]] = {
     "/exit": "leave (as Ctrl-D does)",
@@ -124,6 +125,11 @@ class Chat:
             if not self._interactive or isinstance(error, BrokenPipeError):
                 raise
             self._note(f"llmkit: {error}")
+            if isinstance(error, PromptTooLongError) and self.conversation.last_is("assistant"):
+                self._note(
+                    "(with this message the conversation has grown longer than the context: /clear starts anew, "
+                    "/save FILE keeps it)"
+                )
         return True
 
     def ask(self, text: str) -> str:

@@ -284,6 +284,16 @@ def test_error_takes_the_question_back_and_the_chat_goes_on() -> None:
     assert desk.roles == ["user", "assistant"]
 
 
+def test_conversation_longer_than_the_context_has_a_way_out() -> None:
+    desk = Desk(FakeSession(n_context=60)).type("one", "two words", "/clear", "three")
+    assert "the context holds 60" in desk.notes[0]
+    assert "/clear starts anew" in desk.notes[1]
+    assert "/save FILE keeps it" in desk.notes[1]
+    assert desk.last == "You said: three"
+    alone = Desk(FakeSession(n_context=60)).type("x" * 100)  # nothing to clear
+    assert len(alone.notes) == 1
+
+
 def test_error_without_a_terminal_ends_the_program() -> None:
     with pytest.raises(EngineError):
         Desk(FakeSession(n_context=10), interactive=False).type("x" * 100)

@@ -17,6 +17,7 @@ from llmkit.protocols import GenerationStats, Message, SamplingOptions, SessionI
 from llmkit.runtimes._prefix import common_prefix
 from llmkit.runtimes._sampler import checked
 from llmkit.runtimes._stream import TextStream
+from llmkit.runtimes.requests import check_fits
 
 N_VOCAB = 256
 
@@ -122,7 +123,4 @@ class FakeSession:
     def _check(self, n_tokens: int) -> None:
         if not self._open:
             raise EngineError("this session is closed")
-        if n_tokens == 0:
-            raise EngineError("there is nothing to process: the prompt has no tokens")
-        if n_tokens > self._n_context:
-            raise EngineError(f"the prompt has {n_tokens} tokens and the context holds {self._n_context}")
+        check_fits(n_tokens, self._n_context)

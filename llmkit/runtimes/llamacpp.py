@@ -23,6 +23,7 @@ from llmkit.runtimes._llama_vocab import Vocabulary
 from llmkit.runtimes._machine import default_threads
 from llmkit.runtimes._sampler import checked, sampler_chain
 from llmkit.runtimes._stream import TextStream
+from llmkit.runtimes.requests import check_fits
 from llmkit.template import ChatTemplate, choose_template
 
 DEFAULT_CONTEXT: Final = 4096
@@ -276,14 +277,12 @@ class LlamaCppSession:
             raise EngineError(f"token id {wrong} is outside the vocabulary of {self._vocabulary.n_tokens}")
 
     def _check_fits(self, n_tokens: int) -> None:
-        if n_tokens == 0:
-            raise EngineError("there is nothing to process: the prompt has no tokens")
-        if n_tokens > self._context.n_context:
-            raise EngineError(
-                f"the prompt has {n_tokens} tokens and the context holds {self._context.n_context}: shorten it, or "
-                f"load the model with a larger context (--context, n_context; it was trained for "
-                f"{self._info.extra['trained_context']})"
-            )
+        check_fits(
+            n_tokens,
+            self._context.n_context,
+            "shorten it, or load the model with a larger context (--context, n_context; it was trained for "
+            f"{self._info.extra['trained_context']})",
+        )
 
 
 class _KnownText:
