@@ -7,6 +7,7 @@ import sys
 from dataclasses import asdict
 
 import click
+from click.core import ParameterSource
 
 from llmkit.chat import speed
 from llmkit.commands._generation import lenient_output, load_model, notes, read_prompt, sampling_options
@@ -55,4 +56,7 @@ def generate(
             click.echo()
         if session.stats.stop_reason == "context":
             note(f"(the context of {session.info.n_context} tokens is full: --context gives more room)")
+        unasked = ctx.get_parameter_source("max_tokens") is ParameterSource.DEFAULT
+        if session.stats.stop_reason == "length" and unasked:
+            note(f"(stopped after {sampling.max_tokens} tokens, the default: -n gives more)")
         note(speed(session.stats))

@@ -87,6 +87,16 @@ def test_limits_on_length_and_stop_strings(runs: Runs) -> None:
     assert runs("generate", "-p", "hello", "--stop", "id:")[1] == "You sa\n"
 
 
+def test_default_limit_of_generate_is_not_silent(runs: Runs) -> None:
+    runs.make = partial(FakeSession, lambda _: "x" * 300)  # type: ignore[assignment]
+    status, out, err = runs("generate", "-p", "a")
+    assert (status, out) == (0, "x" * 256 + "\n")
+    assert "(stopped after 256 tokens, the default: -n gives more)" in err
+    assert "stopped" not in runs("generate", "-p", "a", "-n", "256")[2]
+    assert "stopped" not in runs("generate", "-p", "a", "-n", "999")[2]
+    assert runs("generate", "-p", "a", "-q")[2] == ""
+
+
 def test_lines_are_turns(runs: Runs) -> None:
     status, out, err = runs("chat", stdin="one\n\n/system S\ntwo\n/exit\nthree\n")
     assert (status, out) == (0, "You said: one\nYou said: two\n")
