@@ -338,6 +338,12 @@ class TestList:
             "model": "org/Whole",
         }
 
+    @pytest.mark.parametrize(("n_missing", "state"), [(1, "cache, 1 file missing"), (2, "cache, 2 files missing")])
+    def test_command_counts_missing_files(self, n_missing: int, state: str) -> None:
+        index = cached("org/Tiny", ["config.json"]) / "model.safetensors.index.json"
+        index.write_text(json.dumps({"weight_map": {str(n): f"x-{n}.safetensors" for n in range(n_missing)}}))
+        assert f"  {state}  org/Tiny" in invoke("models").stdout
+
     def test_command_without_models(self) -> None:
         result = invoke("models")
         assert (result.exit_code, result.stdout) == (0, "")

@@ -37,7 +37,9 @@ def models(ctx: click.Context, as_json: bool) -> None:
 
 
 def _state(m: LocalModel) -> str:
-    return m.source if not m.missing else f"{m.source}, {len(m.missing)} files missing"
+    if not m.missing:
+        return m.source
+    return f"{m.source}, {len(m.missing):,} file{'s' if len(m.missing) > 1 else ''} missing"
 
 
 def _to_dict(m: LocalModel) -> dict[str, object]:
