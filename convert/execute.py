@@ -61,9 +61,10 @@ def execute(
     with ExitStack() as stack:
         inputs = _open_inputs(plan.tensors, stack)
         file = stack.enter_context(publish(output, plan.total_bytes, overwrite=overwrite))
-        progress.start(f"writing {output.name}", sum(t.nbytes for t in plan.tensors))
+        progress.start(f"writing {output.name}", plan.total_bytes)
         try:
             file.write_at(plan.header, 0)
+            progress.advance(len(plan.header))
             _run(partial(_work, file, inputs, allow_nonfinite, progress), iter(chunks), threads)
         except BaseException:
             progress.abort()

@@ -45,6 +45,8 @@ def plan_gguf(
     metadata |= tokenizer_metadata(
         checkpoint.folder, hparams.n_vocab, checkpoint.config, pre=tokenizer_pre, notes=notes
     )
+    if "tokenizer.chat_template" not in metadata:
+        notes.append("the checkpoint has no chat template: `llmkit chat` will need --template, `llmkit generate` works")
 
     tensors = [_planned(m, name, choices[name], hparams) for m, (name, _) in zip(matched, named, strict=True)]
     if hparams.rope.scaling == "llama3":

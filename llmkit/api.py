@@ -149,7 +149,7 @@ def load(
 
     model: a .gguf file, or anything that leads to one, as on the command line.
     n_context: tokens that prompt and answer may have together.
-    n_threads: CPU threads; by default one per CPU of this process.
+    n_threads: CPU threads; by default one per physical core that this process may use.
     options: those of the engine, `llmkit.runtimes.llamacpp.load`.
     """
     from llmkit import runtimes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-from contextlib import suppress
 from importlib import import_module
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ import click
 
 from llmkit import __version__
 from llmkit.errors import LlmkitError
+from llmkit.progress import say
 
 # command -> (module, attribute, one line for --help), so that `llmkit --help` imports no command.
 COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
@@ -81,12 +81,12 @@ def run(arguments: list[str]) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        _say("interrupted")
+        say("llmkit: interrupted")
         return 130
     except Exception as error:
         if common["debug"]:
             raise
-        _say(_message(error))
+        say(f"llmkit: {_message(error)}")
         return 1
 
 
@@ -96,8 +96,3 @@ def _message(error: Exception) -> str:
     if isinstance(error, OSError | MemoryError):
         return str(error) or type(error).__name__
     return f"internal error, please report it: {type(error).__name__}: {error} (--debug shows where)"
-
-
-def _say(message: str) -> None:
-    with suppress(OSError):  # stderr may be gone
-        click.echo(f"llmkit: {message}", err=True)

@@ -6,9 +6,10 @@ import sys
 import time
 from contextlib import suppress
 from threading import Lock
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from llmkit.protocols import Progress
+if TYPE_CHECKING:  # at run time it would bring NumPy into `llmkit --help`
+    from llmkit.protocols import Progress
 
 
 class Silent:
@@ -103,6 +104,12 @@ def for_stderr(quiet: bool) -> Progress:
     if quiet:
         return Silent()
     return Bar() if sys.stderr.isatty() else Lines()
+
+
+def say(text: str) -> None:
+    """Print a line on stderr; that nobody reads it there is no reason to fail."""
+    with suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def format_bytes(n: int) -> str:

@@ -128,7 +128,7 @@ def test_a_full_disk_is_found_before_the_work(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("prepare", "words"),
     [
-        (lambda p: p.write_bytes(b""), "exists already; use --overwrite"),
+        (lambda p: p.write_bytes(b""), "exists already; replace it with --overwrite"),
         (lambda p: p.mkdir(), "is a folder"),
         (lambda p: os.mkfifo(p), "not a regular file"),
         (lambda p: p.parent.rmdir(), "does not exist"),

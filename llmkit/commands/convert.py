@@ -12,7 +12,7 @@ from llmkit.api import DEFAULT_MEMORY, ConversionResult, parse_bytes, parse_targ
 from llmkit.api import convert as run_conversion
 from llmkit.errors import LlmkitError
 from llmkit.models import resolve
-from llmkit.progress import for_stderr, format_bytes
+from llmkit.progress import for_stderr, format_bytes, say
 
 
 def _checked(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str], str]:
@@ -65,7 +65,7 @@ def convert(ctx: click.Context, /, model: str, target: str, as_json: bool, **opt
     progress = for_stderr(quiet)
     resolved = resolve(model, want="checkpoint", progress=progress)
     if resolved.note and not quiet:
-        click.echo(f"note: {resolved.note}", err=True)
+        say(f"note: {resolved.note}")
     result = run_conversion(resolved, target, progress=progress, **options)
     if not quiet:
         _print_notes(result)
@@ -85,20 +85,18 @@ def convert(ctx: click.Context, /, model: str, target: str, as_json: bool, **opt
 def _print_notes(result: ConversionResult) -> None:
     plan = result.plan
     for note in plan.notes:
-        click.echo(f"note: {note}", err=True)
+        say(f"note: {note}")
     for f in plan.fallbacks:
         share = 100 * f.n_elements / plan.n_params
-        click.echo(
+        say(
             f"fallback: {f.n_tensors} tensors ({share:.1f} % of the weights) get {f.type.name} instead of "
             f"{f.wanted.name}, {f.n_bits / f.n_elements:.2f} instead of {f.n_bits_wanted / f.n_elements:.2f} bits per "
-            f"weight: {f.reason}",
-            err=True,
+            f"weight: {f.reason}"
         )
     if plan.fallbacks:
-        click.echo(
+        say(
             f"fallback: the file has {plan.bits_per_weight:.2f} bits per weight; without fallbacks "
-            f"it would have {plan.bits_per_weight_wanted:.2f}",
-            err=True,
+            f"it would have {plan.bits_per_weight_wanted:.2f}"
         )
 
 

@@ -24,7 +24,7 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         if target.exists() and not target.is_file():
             raise OutputError(f"{path}: is not a regular file")
         if target.exists() and not overwrite:
-            raise OutputError(f"{path}: exists already; use --overwrite to replace it, or -o for another name")
+            raise OutputError(f"{path}: exists already; replace it with --overwrite (overwrite=True) or name another")
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
     if not os.access(folder, os.W_OK | os.X_OK):

@@ -80,7 +80,7 @@ def test_an_existing_output_needs_overwrite(here: Path, capsys: pytest.CaptureFi
     TinyLlama().write(here / "m")
     (here / "m-F16.gguf").write_bytes(b"mine")
     assert run(["convert", "m", "--to", "gguf-f16"]) == 1
-    assert "exists already; use --overwrite" in capsys.readouterr().err
+    assert "exists already; replace it with --overwrite" in capsys.readouterr().err
     assert (here / "m-F16.gguf").read_bytes() == b"mine"
     assert run(["convert", "m", "--to", "gguf-f16", "--overwrite"]) == 0
     assert (here / "m-F16.gguf").stat().st_size > 4
