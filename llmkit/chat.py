@@ -50,6 +50,7 @@ class Chat:
 
     `interactive` chats go on after an error or Ctrl-C; others (-p, piped lines) let both end the program. `as_json`
     prints one JSON object for each answer instead of streaming its text. `on_terminal` drops control characters.
+    `note` gets remarks, which may be muted; `reply` what commands answer, and the errors of interactive chats.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Chat:
         *,
         out: TextIO,
         note: Callable[[str], None],
+        reply: Callable[[str], None] | None = None,
         conversation: Conversation | None = None,
         interactive: bool = False,
         as_json: bool = False,
@@ -71,6 +73,7 @@ class Chat:
         self._here = Totals()  # those of this conversation
         self._out = out
         self._note = note
+        self._reply = reply or note
         self._interactive = interactive
         self._as_json = as_json
         self._on_terminal = on_terminal
@@ -124,9 +127,9 @@ class Chat:
         except (LlmkitError, OSError) as error:
             if not self._interactive or isinstance(error, BrokenPipeError):
                 raise
-            self._note(f"llmkit: {error}")
+            self._reply(f"llmkit: {error}")
             if isinstance(error, PromptTooLongError) and self.conversation.last_is("assistant"):
-                self._note(
+                self._reply(
                     "(with this message the conversation has grown longer than the context: /clear starts anew, "
                     "/save FILE keeps it)"
                 )
@@ -196,35 +199,37 @@ class Chat:
             case "/clear":
                 self.conversation.clear()
                 self._here = Totals()
-                self._note("(the conversation is forgotten)")
+                self._reply("(the conversation is forgotten)")
             case "/regen":
                 self._again()
             case "/system":
                 self._system(argument)
             case "/save" | "/load" if not argument:
-                self._note(f"{command} needs a file name: {command} FILE")
+                self._reply(f"{command} needs a file name: {command} FILE")
             case "/save":
                 self.conversation.save(Path(argument).expanduser(), model=self.session.info.name)
-                self._note(f"(saved {len(self.conversation.messages)} messages to {argument})")
+                self._reply(f"(saved {len(self.conversation.messages)} messages to {argument})")
             case "/load":
                 self.conversation = Conversation.load(Path(argument).expanduser())
                 self._here = Totals()
-                self._note(f"(loaded {len(self.conversation.messages)} messages from {argument})")
+                self._reply(f"(loaded {len(self.conversation.messages)} messages from {argument})")
             case "/stats":
                 self._stats()
             case "/help":
                 width = max(map(len, COMMANDS))
                 for name, what in COMMANDS.items():
-                    self._note(f"  {name.ljust(width)}  {what}")
-                self._note("  A line ending in \\ goes on in the next; //TEXT sends /TEXT; Ctrl-C stops an answer.")
+                    self._reply(f"  {name.ljust(width)}  {what}")
+                self._reply("  A line ending in \\ goes on in the next; //TEXT sends /TEXT; Ctrl-C stops an answer.")
             case _:
-                self._note(f"There is no command {command}; /help lists them. To send the line as it is, write /{text}")
+                self._reply(
+                    f"There is no command {command}; /help lists them. To send the line as it is, write /{text}"
+                )
         return True
 
     def _again(self) -> None:
         messages = self.conversation.messages
         if not self.conversation.last_is("assistant"):
-            self._note("There is no answer yet to give again.")
+            self._reply("There is no answer yet to give again.")
             return
         if self.options.temperature == 0:
             self._note("(with --temp 0 the answer will be the same)")
@@ -239,24 +244,24 @@ class Chat:
     def _system(self, argument: str) -> None:
         if argument:
             self.conversation.system = None if argument == "-" else argument
-            self._note("(the system prompt is " + ("removed)" if argument == "-" else "set)"))
+            self._reply("(the system prompt is " + ("removed)" if argument == "-" else "set)"))
         elif self.conversation.system is None:
-            self._note("There is no system prompt; the model's template may put in its own.")
+            self._reply("There is no system prompt; the model's template may put in its own.")
         else:
-            self._note(self.conversation.system)
+            self._reply(self.conversation.system)
 
     def _stats(self) -> None:
         info, totals = self.session.info, self._here
         last = totals.last
-        self._note(f"{info.name}, {info.engine}, {info.n_threads} threads, loaded in {info.load_seconds:.1f} s")
+        self._reply(f"{info.name}, {info.engine}, {info.n_threads} threads, loaded in {info.load_seconds:.1f} s")
         if totals.n_answers == 0:
             loaded = self.conversation.last_is("assistant")
-            self._note("No answer since the conversation was loaded." if loaded else "No answer yet.")
+            self._reply("No answer since the conversation was loaded." if loaded else "No answer yet.")
             return
         used = min(last.n_prompt + last.n_generated, info.n_context)  # the last token needs no position of its own
-        self._note(f"context: {used} of {info.n_context} tokens used, {len(self.conversation.messages)} messages")
-        self._note(f"last answer: {speed(last)}")
-        self._note(f"{totals.n_answers} answers: {speed(totals.sum, totals.n_answers)}")
+        self._reply(f"context: {used} of {info.n_context} tokens used, {len(self.conversation.messages)} messages")
+        self._reply(f"last answer: {speed(last)}")
+        self._reply(f"{totals.n_answers} answers: {speed(totals.sum, totals.n_answers)}")
 
 
 def speed(stats: GenerationStats, n_answers: int = 1) -> str:

@@ -61,6 +61,7 @@ def chat(
             sampling,
             out=sys.stdout,
             note=notes(quiet=False) if interactive else note,
+            reply=notes(quiet=False),
             conversation=conversation,
             interactive=interactive,
             as_json=as_json,

@@ -57,6 +57,15 @@ def test_quiet_leaves_only_the_answer(runs: Runs) -> None:
     assert runs("generate", "-p", "hello", "-q") == (0, "You said: hello\n", "")
 
 
+def test_quiet_does_not_mute_replies_to_commands(runs: Runs) -> None:
+    status, out, err = runs("chat", "-q", stdin="/help\none\n/stats\n/nosuch\n/regen\n")
+    assert (status, out) == (0, "You said: one\n" * 2)
+    lines = err.splitlines()
+    assert lines[0].startswith("  /exit ")
+    assert any(line.startswith("context: ") for line in lines)
+    assert lines[-1].startswith("There is no command /nosuch")  # and no statistics at the end
+
+
 def test_prompt_from_standard_input(runs: Runs) -> None:
     status, out, _ = runs("chat", "-p", "-", stdin="first line\nlast line é\n")
     assert (status, out) == (0, "You said: last line é\n")
