@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -27,6 +28,8 @@ DAY = 24 * 3600
 # Compiled kernels are kept between runs, and apart from those in the home folder. Set before llmkit is imported.
 os.environ.setdefault("LLMKIT_CACHE", str(REPOSITORY / "build" / "cache"))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Whoever starts the tests in the background may have them ignore Ctrl-C; the programs under test would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "llmkit",
