@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from llmkit import __version__, hubcache
 from llmkit.errors import HubError, LlmkitError, ModelNotFoundError, OutputError
@@ -21,6 +21,8 @@ from llmkit.formats.checkpointadvice import place_label, why_no_checkpoint
 from llmkit.formats.checkpointfiles import CONFIG, Contents, contents
 from llmkit.progress import Silent, format_bytes
 from llmkit.protocols import Progress
+
+_TRY_AGAIN: Final = " Check the connection and run the command again; it goes on with the file it stopped at."
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,8 @@ def fetch(repo: str, revision: str | None = None, *, progress: Progress | None =
     except (HubError, ModelNotFoundError) as error:
         if cached is None or isinstance(error, RevisionNotFoundError):
             raise
-        return Fetched(cached.path, cached.commit, f"{error} Using the cached copy, commit {cached.commit[:12]}.")
+        problem = str(error).removesuffix(_TRY_AGAIN)
+        return Fetched(cached.path, cached.commit, f"{problem} Using the cached copy, commit {cached.commit[:12]}.")
     return _download(listing, progress or Silent())
 
 
@@ -263,10 +266,7 @@ def _translate(error: Exception, repo: str, revision: str | None) -> LlmkitError
             f"understand ({type(root).__name__}: {root}). Is it a Hugging Face hub? --debug shows more."
         )
     said = str(root).splitlines()[0].strip().rstrip(".") if str(root).strip() else ""
-    return HubError(
-        f"Could not fetch {where} from {constants.ENDPOINT}: {said or type(root).__name__}. Check the connection and "
-        "run the command again; it goes on with the file it stopped at."
-    )
+    return HubError(f"Could not fetch {where} from {constants.ENDPOINT}: {said or type(root).__name__}.{_TRY_AGAIN}")
 
 
 def _http_message(status: int, where: str, endpoint: str, login: str) -> str:
