@@ -167,7 +167,9 @@ def _from_hub(
     try:
         fetched = hub.fetch(repo, revision, progress=progress)
     except (ModelNotFoundError, HubError) as error:
-        # Perhaps a path with a typo was meant.
+        # Perhaps a path with a typo was meant, but not where a revision is given.
+        if revision is not None:
+            raise
         folder = Path(repo).parent
         near = _near_paths(Path(repo)) if folder.is_dir() else ""
         if near or isinstance(error, ModelNotFoundError):

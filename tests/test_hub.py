@@ -198,6 +198,8 @@ def test_missing_revision(fake: FakeHub) -> None:
     hub.fetch(REPO)  # a cached main must not stand in for it
     with pytest.raises(ModelNotFoundError, match=rf"{REPO} has no revision 'v9'"):
         hub.fetch(REPO, "v9")
+    with pytest.raises(ModelNotFoundError, match=rf"^{REPO} has no revision 'v9'"):  # nothing about files here
+        resolve(f"{REPO}@v9")
 
 
 @pytest.mark.parametrize("token", [None, "hf_other"])
