@@ -374,6 +374,15 @@ class TestCommand:
         with pytest.raises(ModelNotFoundError, match="no folder org/Other here"):
             run("org/Other")
 
+    def test_a_word_that_fits_a_file_here(self, tmp_path: Path) -> None:
+        (tmp_path / "sub").mkdir()
+        path = write_gguf(tmp_path / "sub" / "tiny-Q8_0.gguf")
+        by_word = run("tiny")
+        assert by_word.stdout == run(str(path.relative_to(tmp_path))).stdout
+        assert by_word.stderr == "note: 'tiny' is sub/tiny-Q8_0.gguf here\n"
+        help_text = " ".join(run("--help").stdout.split())
+        assert "a word that fits one model in this folder, its direct subfolders or that cache" in help_text
+
     def test_empty_gguf(self, tmp_path: Path) -> None:
         found = inspect_path(write_gguf(tmp_path / "tiny.gguf", n_tensors=0))
         assert found.bits_per_weight is None

@@ -30,8 +30,9 @@ _TEMPLATE_LINES = 5
 def inspect(ctx: click.Context, model: str, tensors: bool, as_json: bool) -> None:
     """Show what a GGUF file, a SafeTensors file or folder, or a Hugging Face checkpoint holds.
 
-    Reads headers and configuration only, never weights. A repository org/name, or a word that one of the models on
-    this machine is known by, is looked for in the Hugging Face cache; nothing is downloaded.
+    Reads headers and configuration only, never weights. Instead of a path, a repository org/name of the Hugging Face
+    cache will do, or a word that fits one model in this folder, its direct subfolders or that cache; nothing is
+    downloaded.
     """
     path = Path(model).expanduser()
     if not path.exists():
