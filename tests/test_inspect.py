@@ -182,7 +182,8 @@ class TestSafetensors:
         (folder / "chat_template.jinja").write_text("{{ messages }}")
         found = inspect_path(folder)
         shapes = model.shapes()
-        assert (found.kind, found.name, found.architecture) == ("checkpoint", "tiny", "llama (LlamaForCausalLM)")
+        assert (found.kind, found.name) == ("checkpoint", "tiny")
+        assert (found.architecture, found.model_class) == ("llama", "LlamaForCausalLM")
         assert {t.name: t.shape for t in found.tensors} == shapes
         assert found.n_params == sum(int(np.prod(s)) for s in shapes.values())
         assert found.n_bytes == sum(f.stat().st_size for f in folder.glob("*.safetensors"))
@@ -191,7 +192,7 @@ class TestSafetensors:
         assert (h.n_layers, h.n_embd, h.n_ff, h.n_heads, h.n_kv_heads, h.n_vocab) == (3, 256, 512, 4, 2, 320)
         assert (h.n_context, h.rope_base, h.rope_scaling) == (512, 10000.0, "llama3")
         assert found.tokenizer is not None
-        assert (found.tokenizer.model, found.tokenizer.n_tokens) == ("BPE (tokenizer.json)", 320)
+        assert (found.tokenizer.model, found.tokenizer.file, found.tokenizer.n_tokens) == ("BPE", "tokenizer.json", 320)
         assert (found.tokenizer.bos, found.tokenizer.eos) == ("<s>", "</s>")
         assert [(t.name, t.text) for t in found.templates] == [("default", "{{ messages }}")]
 
@@ -318,8 +319,8 @@ class TestCommand:
         path = write_gguf(tmp_path / "tiny.gguf")
         value = json.loads(run(str(path), "--json").stdout)
         assert list(value) == [
-            "kind", "path", "bytes", "files", "architecture", "name", "parameters", "tensors", "bits_per_weight",
-            "types", "hyperparameters", "tokenizer", "chat_templates", "gguf", "metadata", "notes",
+            "kind", "path", "bytes", "files", "architecture", "model_class", "name", "parameters", "tensors",
+            "bits_per_weight", "types", "hyperparameters", "tokenizer", "chat_templates", "gguf", "metadata", "notes",
         ]  # fmt: skip
         assert list(value["hyperparameters"]) == [
             "context_length", "layers", "embedding_length", "feed_forward_length", "heads", "kv_heads", "vocabulary",
@@ -339,6 +340,20 @@ class TestCommand:
         first = json.loads(run(str(path), "--json", "--tensors").stdout)["tensor_list"][0]
         assert (first["name"], first["type"], first["shape"], first["bytes"]) == ("blk.0.weight", "F32", [3, 64], 768)
         assert (first["file"], first["offset"]) == ("tiny.gguf", inspect_path(path).tensors[0].offset)
+
+    def test_json_of_a_checkpoint_compares_with_that_of_a_gguf_file(self, tmp_path: Path) -> None:
+        folder = TinyLlama(n_layers=1).write(tmp_path / "tiny")
+        checkpoint = json.loads(run(str(folder), "--json").stdout)
+        file = json.loads(run(str(write_gguf(tmp_path / "tiny.gguf")), "--json").stdout)
+        assert list(checkpoint) == list(file)
+        assert checkpoint["architecture"] == file["architecture"] == "llama"
+        assert (checkpoint["model_class"], file["model_class"]) == ("LlamaForCausalLM", None)
+        assert list(checkpoint["tokenizer"]) == ["model", "file", "pre", "tokens", "bos", "eos"]
+        assert (checkpoint["tokenizer"]["model"], checkpoint["tokenizer"]["file"]) == ("BPE", "tokenizer.json")
+        assert (file["tokenizer"]["model"], file["tokenizer"]["file"]) == ("gpt2", None)
+        report = run(str(folder)).stdout
+        assert "architecture     llama (LlamaForCausalLM)\n" in report
+        assert "tokenizer        BPE (tokenizer.json), BOS <s>, EOS </s>\n" in report
 
     def test_text_from_the_file_cannot_steer_the_terminal(self, tmp_path: Path) -> None:
         output = run(str(write_gguf(tmp_path / "tiny.gguf"))).stdout

@@ -86,7 +86,7 @@ def _facts(i: Inspection) -> list[tuple[str, str]]:
     return [
         ("path", str(i.path)),
         ("what", kind),
-        ("architecture", i.architecture or ""),
+        ("architecture", _architecture(i)),
         ("name", i.name or ""),
         ("parameters", f"{short_count(i.n_params)} ({i.n_params:,}) in {len(i.tensors):,} tensors"),
         ("file type", (g.file_type or "") if g else ""),
@@ -105,6 +105,12 @@ def _facts(i: Inspection) -> list[tuple[str, str]]:
     ]
 
 
+def _architecture(i: Inspection) -> str:
+    if i.architecture and i.model_class:
+        return f"{i.architecture} ({i.model_class})"
+    return i.architecture or i.model_class or ""
+
+
 def _number(value: int | tuple[int, ...] | None) -> str:
     """One number, or the range where layers differ."""
     if isinstance(value, tuple):
@@ -120,7 +126,7 @@ def _heads(i: Inspection) -> str:
 def _tokenizer(i: Inspection) -> str:
     t = i.tokenizer
     assert t is not None
-    parts = [t.model or "kind not named"]
+    parts = [f"{t.model or 'unknown'} ({t.file})" if t.file else t.model or "kind not named"]
     if t.pre:
         parts.append(f"pre-tokenizer {t.pre}")
     if t.n_tokens and t.n_tokens != i.hyperparameters.n_vocab:

@@ -58,12 +58,14 @@ def inspect_checkpoint(folder: Path) -> Inspection:
     quantization = checkpoint.config.get("quantization_config")
     if isinstance(quantization, dict):
         notes.append(f"the weights are quantised already ({quantization.get('quant_method', 'method not named')})")
+    architecture, model_class = _architecture(checkpoint.config)
     return Inspection(
         kind="checkpoint",
         path=folder,
         files=tuple((f, f.stat().st_size) for f in checkpoint.files),
         tensors=tuple(checkpoint.tensors.values()),
-        architecture=_architecture(checkpoint.config),
+        architecture=architecture,
+        model_class=model_class,
         name=_name(checkpoint.config, folder),
         hyperparameters=_hyperparameters(config),
         tokenizer=tokenizer,
@@ -78,13 +80,12 @@ def _model_config(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, **inner} if isinstance(inner, dict) else config
 
 
-def _architecture(config: dict[str, Any]) -> str | None:
+def _architecture(config: dict[str, Any]) -> tuple[str | None, str | None]:
+    """The model type and the first class that implements it."""
     model_type = config.get("model_type")
     classes = config.get("architectures")
     name = classes[0] if isinstance(classes, list) and classes and isinstance(classes[0], str) else None
-    if isinstance(model_type, str):
-        return f"{model_type} ({name})" if name else model_type
-    return name
+    return model_type if isinstance(model_type, str) else None, name
 
 
 def _name(config: dict[str, Any], folder: Path) -> str:
@@ -140,11 +141,12 @@ def _tokenizer(folder: Path, notes: list[str]) -> tuple[Tokenizer | None, tuple[
                 found.append(ChatTemplate(name, value.data))
     except LlmkitError as error:
         notes.append(f"chat template not readable: {error}")
-    model = n_tokens = None
+    model = source = n_tokens = None
     if files.tokenizer is not None:
         inner = files.tokenizer.get("model")
         inner = inner if isinstance(inner, dict) else {}
-        model = f"{inner.get('type') or 'unknown'} (tokenizer.json)"
+        kind = inner.get("type")
+        model, source = kind if isinstance(kind, str) else None, "tokenizer.json"
         vocab, added = inner.get("vocab"), files.tokenizer.get("added_tokens")
         if isinstance(vocab, dict) and isinstance(added, list):
             extra = {a.get("content") for a in added if isinstance(a, dict)} - {None}
@@ -152,12 +154,12 @@ def _tokenizer(folder: Path, notes: list[str]) -> tuple[Tokenizer | None, tuple[
         elif isinstance(vocab, dict | list):
             n_tokens = len(vocab)
     elif (folder / "tokenizer.model").is_file():
-        model = "SentencePiece (tokenizer.model)"
-    if model is None:
+        model, source = "SentencePiece", "tokenizer.model"
+    if source is None:
         notes.append("no tokenizer.json and no tokenizer.model")
         return None, tuple(found)
     bos, eos = (_token_text(files.config.get(key)) for key in ("bos_token", "eos_token"))
-    return Tokenizer(model=model, n_tokens=n_tokens, bos=bos, eos=eos), tuple(found)
+    return Tokenizer(model=model, file=source, n_tokens=n_tokens, bos=bos, eos=eos), tuple(found)
 
 
 def _token_text(token: object) -> str | None:

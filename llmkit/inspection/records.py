@@ -45,9 +45,15 @@ class Hyperparameters:
 
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
-    """The tokenizer: `model` is its kind, `pre` llama.cpp's name of its pre-tokenizer (GGUF files only)."""
+    """The tokenizer.
+
+    `model` is its kind in the words of where it stands: llama.cpp's (`gpt2`, `llama`) in a GGUF file, those of the
+    tokenizers library (`BPE`, `Unigram`) in tokenizer.json, `SentencePiece` for a tokenizer.model. `file` is that
+    file's name, None in a GGUF file. `pre` is llama.cpp's name of its pre-tokenizer (GGUF files only).
+    """
 
     model: str | None = None
+    file: str | None = None
     pre: str | None = None
     n_tokens: int | None = None
     bos: int | str | None = None
@@ -78,6 +84,8 @@ class Inspection:
     """What a model file or folder holds, read from headers and configuration alone.
 
     files: the model files that were read, with their sizes in bytes on disk. tensors: all of them, in file order.
+    architecture: `general.architecture` of a GGUF file, `model_type` of a checkpoint, equal for most models;
+    model_class: the first of a checkpoint's `architectures`, such as LlamaForCausalLM.
     metadata: GGUF metadata or the SafeTensors headers' `__metadata__`; an array stands as its type and length.
     notes: what was odd or could not be read, without being an error.
     """
@@ -87,6 +95,7 @@ class Inspection:
     files: tuple[tuple[Path, int], ...]
     tensors: tuple[TensorInfo, ...]
     architecture: str | None = None
+    model_class: str | None = None
     name: str | None = None
     hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
     tokenizer: Tokenizer | None = None
@@ -118,12 +127,14 @@ class Inspection:
         """Plain values for JSON. The keys are stable: later versions may add some and will not change these.
 
         kind: gguf, safetensors, safetensors-folder or checkpoint. path: as given. bytes: size on disk.
-        files: [{path, bytes}]. architecture, name: strings or null. parameters, tensors: counts.
+        files: [{path, bytes}]. architecture: string or null, as the file has it: general.architecture or model_type.
+        model_class: string or null, of checkpoints only. name: string or null. parameters, tensors: counts.
         bits_per_weight: number or null. types: [{type, tensors, parameters, bytes, bits_per_weight}].
         hyperparameters: {context_length, layers, embedding_length, feed_forward_length, heads, kv_heads,
         vocabulary, experts, experts_used, rope_base, rope_scaling}, each null where unknown, a list where layers
-        differ. tokenizer: null or {model, pre, tokens, bos, eos}. chat_templates: [{name, text}].
-        gguf: null or {version, alignment, file_type, parts, missing_parts}. metadata: {key: value}, an array as
+        differ. tokenizer: null or {model, file, pre, tokens, bos, eos}: model as the file has it (gpt2, BPE), file the
+        name of a checkpoint's tokenizer file, bos and eos ids in GGUF files, texts in checkpoints.
+        chat_templates: [{name, text}]. gguf: null or {version, alignment, file_type, parts, missing_parts}. metadata: {key: value}, an array as
         {"array": type, "length": n}. notes: [string].
         With `with_tensors`, tensor_list: [{name, type, shape, bytes, file, offset}], offsets from the file's start.
         """
@@ -134,6 +145,7 @@ class Inspection:
             "bytes": self.n_bytes,
             "files": [{"path": str(path), "bytes": size} for path, size in self.files],
             "architecture": self.architecture,
+            "model_class": self.model_class,
             "name": self.name,
             "parameters": self.n_params,
             "tensors": len(self.tensors),
@@ -165,6 +177,7 @@ class Inspection:
             if self.tokenizer is None
             else {
                 "model": self.tokenizer.model,
+                "file": self.tokenizer.file,
                 "pre": self.tokenizer.pre,
                 "tokens": self.tokenizer.n_tokens,
                 "bos": self.tokenizer.bos,
