@@ -134,8 +134,8 @@ class Inspection:
         vocabulary, experts, experts_used, rope_base, rope_scaling}, each null where unknown, a list where layers
         differ. tokenizer: null or {model, file, pre, tokens, bos, eos}: model as the file has it (gpt2, BPE), file the
         name of a checkpoint's tokenizer file, bos and eos ids in GGUF files, texts in checkpoints.
-        chat_templates: [{name, text}]. gguf: null or {version, alignment, file_type, parts, missing_parts}. metadata: {key: value}, an array as
-        {"array": type, "length": n}. notes: [string].
+        chat_templates: [{name, text}]. gguf: null or {version, alignment, file_type, parts, missing_parts}.
+        metadata: {key: value}, an array as {"array": type, "length": n}. notes: [string].
         With `with_tensors`, tensor_list: [{name, type, shape, bytes, file, offset}], offsets from the file's start.
         """
         h = self.hyperparameters
