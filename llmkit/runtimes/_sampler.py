@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from numbers import Integral, Real
 from typing import Any, Final
 
 from llmkit.errors import EngineError
@@ -16,12 +17,27 @@ from llmkit.protocols import SamplingOptions
 _MAX_SEED: Final = 0xFFFFFFFE
 
 
-def checked(options: SamplingOptions) -> SamplingOptions:
-    """The options with a seed drawn if none was given; EngineError for values that mean nothing.
+def checked(options: SamplingOptions | None) -> SamplingOptions:
+    """The options (the defaults if None) with a seed drawn if none was given.
+
+    EngineError for what are no SamplingOptions, and for values that mean nothing.
 
     A `stop` that is one str is that one stop string, not each of its characters.
     """
-    stop = (options.stop,) if isinstance(options.stop, str) else tuple(options.stop)
+    if options is None:
+        options = SamplingOptions()
+    if not isinstance(options, SamplingOptions):
+        raise EngineError(f"options is of type {type(options).__name__}: expected SamplingOptions")
+    for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "repeat_last_n", "seed", "max_tokens"):
+        value = getattr(options, name)
+        kind = Real if name in ("temperature", "top_p", "min_p", "repeat_penalty") else Integral
+        if not isinstance(value, kind) and not (value is None and name in ("seed", "max_tokens")):
+            expected = "a number" if kind is Real else "an integer"
+            raise EngineError(f"{name} is {value!r}: expected {expected}")
+    given: Any = options.stop
+    if not isinstance(given, str | Sequence):
+        raise EngineError(f"stop is {given!r}: expected texts")
+    stop = (given,) if isinstance(given, str) else tuple(given)
     if not all(isinstance(text, str) for text in stop):
         raise EngineError(f"stop is {options.stop!r}: expected texts")
     options = replace(options, stop=stop)

@@ -17,7 +17,7 @@ from llmkit.protocols import GenerationStats, Message, SamplingOptions, SessionI
 from llmkit.runtimes._prefix import common_prefix
 from llmkit.runtimes._sampler import checked
 from llmkit.runtimes._stream import TextStream
-from llmkit.runtimes.requests import check_fits
+from llmkit.runtimes.requests import check_fits, check_messages, check_prompt
 
 N_VOCAB = 256
 
@@ -73,13 +73,16 @@ class FakeSession:
         return rows
 
     def generate(self, prompt: str | Sequence[int], options: SamplingOptions | None = None) -> Iterator[str]:
+        check_prompt(prompt)
         ids = self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
-        options = checked(options or SamplingOptions())
+        options = checked(options)
         self._check(len(ids))
         return self._steps(ids, options)
 
     def chat(self, messages: Sequence[Message], options: SamplingOptions | None = None) -> Iterator[str]:
-        if not messages or messages[-1]["role"] != "user":
+        check_messages(messages)
+        checked(options)
+        if messages[-1]["role"] != "user":
             raise TemplateError("the fake template wants a user message at the end")
         self.calls.append(([dict(message) for message in messages], options or SamplingOptions()))  # type: ignore[misc]
         text = "".join(f"{message['role']}: {message['content']}\n" for message in messages) + "assistant:\n"

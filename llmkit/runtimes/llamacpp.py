@@ -23,7 +23,7 @@ from llmkit.runtimes._llama_vocab import Vocabulary
 from llmkit.runtimes._machine import default_threads
 from llmkit.runtimes._sampler import checked, sampler_chain
 from llmkit.runtimes._stream import TextStream
-from llmkit.runtimes.requests import check_fits
+from llmkit.runtimes.requests import check_fits, check_messages, check_prompt
 from llmkit.template import ChatTemplate, choose_template
 
 DEFAULT_CONTEXT: Final = 4096
@@ -162,6 +162,8 @@ class LlamaCppSession:
         rounded otherwise than in batches.
         """
         self._check_open()
+        check_prompt(prompt)
+        options = checked(options)
         if isinstance(prompt, str):
             return self._run(self._text_ids(prompt), prompt, options)
         self._check_ids(prompt)
@@ -170,9 +172,11 @@ class LlamaCppSession:
     def chat(self, messages: Sequence[Message], options: SamplingOptions | None = None) -> Iterator[str]:
         """Answer the last message by the model's own template; what the KV cache holds is not processed again.
 
-        TemplateError if there is no template, or it refuses the messages.
+        EngineError for what are no messages; TemplateError if there is no template, or it refuses them.
         """
         self._check_open()
+        check_messages(messages)
+        options = checked(options)
         if self._template is None:
             name, source = choose_template(self._templates, self._wanted_template, self._info.extra["path"])
             self._template = ChatTemplate(source, name=name, variables=self._vocabulary.special_texts())
@@ -203,9 +207,8 @@ class LlamaCppSession:
             return [self._vocabulary.bos]
         return ids
 
-    def _run(self, ids: list[int], text: str | None, options: SamplingOptions | None) -> Iterator[str]:
+    def _run(self, ids: list[int], text: str | None, options: SamplingOptions) -> Iterator[str]:
         """Generate after `ids`; `text` is what they were made from."""
-        options = checked(options or SamplingOptions())
         self._check_fits(len(ids))
         self._generation += 1
         return self._steps(ids, text, options, self._generation)
