@@ -55,7 +55,7 @@ class Conversation:
         if path.is_file():
             try:
                 Conversation.load(path)
-            except (FormatError, OSError) as error:
+            except FormatError as error:
                 raise OutputError(f"{path} exists and is not a saved conversation: choose another name") from error
         content = {"format": _FORMAT, "version": _VERSION, "model": model, "messages": self.messages}
         data = (json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode("utf-8", "replace")
@@ -64,11 +64,14 @@ class Conversation:
 
     @staticmethod
     def load(path: Path) -> Conversation:
-        """Read what `save` wrote, or a bare list of messages. Raises FormatError, or OSError if it cannot be read."""
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
+        """Read what `save` wrote, or a bare list of messages. Raises FormatError, also if it cannot be read."""
+        try:
+            with path.open("rb") as file:
+                data = file.read(_MAX_BYTES + 1)
+        except OSError as error:
+            raise FormatError(path, f"cannot be read: {error.strerror}") from error
         if len(data) > _MAX_BYTES:
-            raise FormatError(path, f"a saved conversation has at most {_MAX_BYTES} bytes")
+            raise FormatError(path, f"not a saved conversation: one has at most {_MAX_BYTES} bytes")
         try:
             content = json.loads(data)
         except (ValueError, RecursionError) as error:

@@ -82,11 +82,23 @@ def test_bad_files_are_refused_by_name(name: str, tmp_path: Path) -> None:
     assert path.read_bytes() == data
 
 
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"nope\.json: cannot be read: No such file or directory$"):
+        Conversation.load(tmp_path / "nope.json")
+    with pytest.raises(FormatError, match="cannot be read: "):
+        Conversation.load(tmp_path)
+
+
+def test_model_is_no_saved_conversation(smollm2_gguf: Path) -> None:
+    with pytest.raises(FormatError, match=r"\.gguf: not a saved conversation: "):
+        Conversation.load(smollm2_gguf)
+
+
 def test_oversized_file_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "big.json"
     with path.open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(FormatError, match="at most"):
+    with pytest.raises(FormatError, match="not a saved conversation: one has at most"):
         Conversation.load(path)
 
 
