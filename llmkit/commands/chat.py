@@ -16,7 +16,11 @@ from llmkit.protocols import SamplingOptions, Session
 
 @click.command()
 @click.argument("model")
-@click.option("-p", "--prompt", help="Answer this and exit; `-` reads the prompt from standard input.")
+@click.option(
+    "-p",
+    "--prompt",
+    help="Answer this and exit. Standard input is not read then, unless this is `-`: it is the prompt.",
+)
 @click.option("--system", help="System prompt.")
 @click.option("--template", metavar="NAME|FILE", help="Use this chat template of the model, or a Jinja file.")
 @click.option(
@@ -38,7 +42,9 @@ def chat(
     n_threads: int | None,
     as_json: bool,
 ) -> None:
-    """Talk to MODEL, a GGUF file, by its own chat template.
+    """Talk to MODEL by its own chat template.
+
+    MODEL is a GGUF file, a folder with exactly one, or a word that matches one here.
 
     On a terminal: type a message, read the answer; Ctrl-C stops an answer, /help lists commands. With -p: one answer.
     With lines piped in: each line is a message or a command of the same conversation, and an error ends it. Only

@@ -16,7 +16,12 @@ from llmkit.protocols import SamplingOptions
 
 @click.command()
 @click.argument("model")
-@click.option("-p", "--prompt", required=True, help="The text to continue; `-` reads it from standard input.")
+@click.option(
+    "-p",
+    "--prompt",
+    required=True,
+    help="The text to continue. Standard input is not read, unless this is `-`: it is the text.",
+)
 @click.option(
     "-n",
     "--max-tokens",
@@ -36,7 +41,9 @@ def generate(
     n_threads: int | None,
     as_json: bool,
 ) -> None:
-    """Continue a text with MODEL, a GGUF file, without any chat template.
+    """Continue a text with MODEL, without any chat template.
+
+    MODEL is a GGUF file, a folder with exactly one, or a word that matches one here.
 
     Prints the continuation only. Special tokens spelled out in the prompt (`<|im_start|>`) count as such.
     """

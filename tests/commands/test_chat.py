@@ -72,6 +72,14 @@ def test_prompt_from_standard_input(runs: Runs) -> None:
     assert runs.session.calls[0][0][0]["content"] == "first line\nlast line é"
 
 
+def test_help_tells_what_model_and_prompt_are(runs: Runs) -> None:
+    for command in ("chat", "generate"):
+        shown = " ".join(runs(command, "--help")[1].split())
+        assert "MODEL is a GGUF file, a folder with exactly one, or a word that matches one here." in shown
+        assert "unless this is `-`" in shown
+    assert runs("chat", "-p", "given", stdin="not read\n")[1] == "You said: given\n"
+
+
 def test_generate_takes_the_prompt_as_it_is(runs: Runs) -> None:
     seen = []
     runs.make = partial(FakeSession, lambda prompt: seen.append(prompt) or "!")  # type: ignore
