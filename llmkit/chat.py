@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Final, TextIO
 
 from llmkit.conversation import Conversation
 from llmkit.errors import LlmkitError
+from llmkit.formats.files import user_path
 from llmkit.protocols import GenerationStats, SamplingOptions, Session
 from llmkit.runtimes.requests import PromptTooLongError
 
@@ -207,10 +207,10 @@ class Chat:
             case "/save" | "/load" if not argument:
                 self._reply(f"{command} needs a file name: {command} FILE")
             case "/save":
-                self.conversation.save(Path(argument).expanduser(), model=self.session.info.name)
+                self.conversation.save(user_path(argument), model=self.session.info.name)
                 self._reply(f"(saved {len(self.conversation.messages)} messages to {argument})")
             case "/load":
-                self.conversation = Conversation.load(Path(argument).expanduser())
+                self.conversation = Conversation.load(user_path(argument))
                 self._here = Totals()
                 self._reply(f"(loaded {len(self.conversation.messages)} messages from {argument})")
             case "/stats":

@@ -27,6 +27,7 @@ from llmkit.formats.checkpointfiles import (
     part_of_set,
     repo_of_cache_folder,
 )
+from llmkit.formats.files import user_path
 from llmkit.localmodels import LocalModel, ModelKind, list_models, match, models_here, name_parts
 from llmkit.protocols import Progress
 
@@ -70,7 +71,7 @@ def resolve(
     if page:
         revision = re.fullmatch(r"(?:@|/tree/)(?P<revision>.+?)/?", page["rest"])
         return _from_hub(page["repo"], revision["revision"] if revision else None, want, download, progress)
-    path = Path(model).expanduser()
+    path = user_path(model)
     if path.is_file():
         return _from_file(path, want)
     if path.is_dir():

@@ -16,6 +16,7 @@ from llmkit import hubcache
 from llmkit.cli import cli
 from llmkit.errors import HubError, ModelNotFoundError
 from llmkit.formats.checkpointfiles import contents, gguf_models
+from llmkit.formats.files import user_path
 from llmkit.localmodels import LocalModel, list_models, match
 from llmkit.models import resolve
 
@@ -360,6 +361,13 @@ def test_contents_of_shards() -> None:
         "weights.safetensors",
     )
     assert not contents(["config.json", "sub/model.safetensors"]).is_checkpoint
+
+
+def test_a_home_folder_of_no_known_user_is_an_ordinary_name() -> None:
+    assert user_path("~no-such-user/m.gguf") == Path("~no-such-user/m.gguf")
+    assert user_path("~/m.gguf") == Path.home() / "m.gguf"
+    with pytest.raises(ModelNotFoundError, match=r"~no-such-user/m\.gguf"):
+        resolve("~no-such-user/m.gguf", download=False)
 
 
 def test_gguf_models() -> None:

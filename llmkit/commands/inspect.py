@@ -6,10 +6,10 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import click
 
+from llmkit.formats.files import user_path
 from llmkit.inspection import Inspection, inspect_path
 from llmkit.progress import format_bytes
 
@@ -34,7 +34,7 @@ def inspect(ctx: click.Context, model: str, tensors: bool, as_json: bool) -> Non
     cache will do, or a word that fits one model in this folder, its direct subfolders or that cache; nothing is
     downloaded.
     """
-    path = Path(model).expanduser()
+    path = user_path(model)
     if not path.exists():
         from llmkit.models import resolve
 

@@ -29,6 +29,14 @@ def open_regular(path: Path) -> tuple[BinaryIO, int]:
     return file, os.fstat(file.fileno()).st_size
 
 
+def user_path(text: str) -> Path:
+    """The path a person means by `text`: `~` is the home folder; `~name` of no known user stays as it is."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
 def read_exactly(file: BinaryIO, n_bytes: int, path: Path) -> bytes:
     """The next `n_bytes` of `file`; FormatError if fewer are there or the disk fails."""
     parts: list[bytes] = []
