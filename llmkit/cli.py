@@ -49,6 +49,7 @@ def _set(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 
 def _common_options() -> list[click.Parameter]:
+    """What may stand before a command and after it."""
     return [
         click.Option(["-q", "--quiet"], is_flag=True, expose_value=False, callback=_set, help="No progress, no notes."),
         click.Option(["--debug"], is_flag=True, expose_value=False, callback=_set, help="Show an error's traceback."),
@@ -57,10 +58,11 @@ def _common_options() -> list[click.Parameter]:
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "--version", prog_name="llmkit")
-@click.option("--debug", is_flag=True, expose_value=False, callback=_set, help="Show the traceback of an error.")
-@click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_set, help="No progress and no notes.")
 def cli() -> None:
     """Convert Hugging Face checkpoints to quantised GGUF files, and run them."""
+
+
+cli.params += _common_options()
 
 
 def main(args: list[str] | None = None) -> None:
