@@ -18,11 +18,11 @@ import numpy as np
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from llmkit.quantize.schemes import SCHEMES  # noqa: E402
+from llmkit.quantize.schemes import SCHEMES, scheme  # noqa: E402
 from llmkit.types import TensorType  # noqa: E402
 from tests import ggml  # noqa: E402
 from tests.quantize.cases import CASES, rows_of, smollm2_rows  # noqa: E402
-from tests.quantize.golden import WEIGHTS, golden_file, read  # noqa: E402
+from tests.quantize.golden import WEIGHTS, golden_file, importance, read, weighted  # noqa: E402
 
 ROWS_PER_CASE = 4
 GOLDEN_COLUMNS = 256
@@ -49,6 +49,9 @@ def main(names: list[str]) -> None:
     types = [TensorType[name.upper()] for name in names] or list(SCHEMES)
     for type in types:
         packed = {case: ggml.quantize(type, rows) for case, rows in weights.items()}
+        if scheme(type).uses_importance:
+            for case, rows in weights.items():
+                packed[weighted(case)] = ggml.quantize(type, rows, importance(rows.shape[1]))
         np.savez_compressed(golden_file(type), allow_pickle=False, build=np.array(ggml.build()), **packed)
         print(f"{golden_file(type)}: {golden_file(type).stat().st_size:,} bytes, {ggml.build()}")
 

@@ -50,13 +50,20 @@ def build() -> str:
     )
 
 
-def quantize(type: TensorType, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """ggml_quantize_chunk without an importance matrix: float32 [n, columns] -> uint8 [n, row_bytes]."""
+def quantize(
+    type: TensorType, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
+) -> NDArray[np.uint8]:
+    """ggml_quantize_chunk: float32 [n, columns] and perhaps the importance [columns] -> uint8 [n, row_bytes]."""
     base = library()
     rows = np.ascontiguousarray(rows, np.float32)
     n_rows, columns = rows.shape
+    weights = None
+    if importance is not None:
+        importance = np.ascontiguousarray(importance, np.float32)
+        assert importance.shape == (columns,)
+        weights = importance.ctypes.data
     out = np.zeros((n_rows, base.ggml_row_size(int(type), columns)), np.uint8)
-    written = base.ggml_quantize_chunk(int(type), rows.ctypes.data, out.ctypes.data, 0, n_rows, columns, None)
+    written = base.ggml_quantize_chunk(int(type), rows.ctypes.data, out.ctypes.data, 0, n_rows, columns, weights)
     if written != out.nbytes:
         raise AssertionError(f"ggml wrote {written} bytes of {type.name}, expected {out.nbytes}")
     return out

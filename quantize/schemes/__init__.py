@@ -7,10 +7,10 @@ from importlib import import_module
 from typing import Final
 
 from llmkit.errors import UnsupportedError
-from llmkit.quantize.schemes.base import Packed, Rows, Scheme
+from llmkit.quantize.schemes.base import Importance, Packed, Rows, Scheme
 from llmkit.types import TensorType
 
-__all__ = ["SCHEMES", "Packed", "Rows", "Scheme", "scheme"]
+__all__ = ["SCHEMES", "Importance", "Packed", "Rows", "Scheme", "scheme"]
 
 # Each module defines SCHEME. The lazy import keeps numba out of commands that encode nothing.
 SCHEMES: Final[dict[TensorType, str]] = {

@@ -27,4 +27,4 @@ def decode_oracle(packed: Packed) -> Rows:
     return (as_blocks(TensorType.BF16, BLOCK_BF16, packed)["weight"].astype(np.uint32) << 16).view(np.float32)
 
 
-SCHEME: Final = flat_scheme(TensorType.BF16, BLOCK_BF16, _encode, _decode, decode_oracle)
+SCHEME: Final = flat_scheme(TensorType.BF16, BLOCK_BF16, _decode, decode_oracle, _encode)

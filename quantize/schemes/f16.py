@@ -28,4 +28,4 @@ def decode_oracle(packed: Packed) -> Rows:
     return as_blocks(TensorType.F16, BLOCK_F16, packed)["weight"].astype(np.float32)
 
 
-SCHEME: Final = flat_scheme(TensorType.F16, BLOCK_F16, _encode, _decode, decode_oracle)
+SCHEME: Final = flat_scheme(TensorType.F16, BLOCK_F16, _decode, decode_oracle, _encode)

@@ -26,4 +26,4 @@ def decode_oracle(packed: Packed) -> Rows:
     return as_blocks(TensorType.F32, BLOCK_F32, packed)["weight"].astype(np.float32)
 
 
-SCHEME: Final = flat_scheme(TensorType.F32, BLOCK_F32, _encode, _decode, decode_oracle)
+SCHEME: Final = flat_scheme(TensorType.F32, BLOCK_F32, _decode, decode_oracle, _encode)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.quantize.schemes.base import Packed, Rows, Scheme
+from llmkit.quantize.schemes.base import Importance, Packed, Rows, Scheme
 from llmkit.types import BLOCK_LAYOUTS, TensorType
 
 Floats = NDArray[np.float32]
@@ -18,20 +18,49 @@ Bytes = NDArray[np.uint8]
 def flat_scheme(
     type: TensorType,
     block: np.dtype[Any],
-    encode: Callable[[Floats, Bytes], None],
     decode: Callable[[Bytes, Floats], None],
     decode_oracle: Callable[[Packed], Rows],
+    encode: Callable[[Floats, Bytes], None] | None = None,
+    encode_weighted: Callable[[Floats, Bytes, Floats], None] | None = None,
 ) -> Scheme:
-    """The scheme of the kernels encode(weights, packed) and decode(packed, weights), which take flat arrays."""
+    """The scheme of the kernels decode(packed, weights) and encode(weights, packed), which take flat arrays.
 
-    def encode_rows(rows: Rows, out: Packed) -> None:
-        encode(*flatten(type, rows, out))
+    encode_weighted(weights, packed, importance) takes the importance of each column of a row; its size is the number
+    of columns. A type without `encode` is only read; one without `encode_weighted` makes no use of importance.
+    """
+
+    def encode_rows(rows: Rows, out: Packed, importance: Importance | None) -> None:
+        assert encode is not None
+        weights, packed = flatten(type, rows, out)
+        if importance is not None:
+            _check_importance(type, rows, importance)
+        if importance is None or encode_weighted is None:
+            encode(weights, packed)
+        elif importance.size:
+            encode_weighted(weights, packed, importance)
 
     def decode_rows(packed: Packed, out: Rows) -> None:
         weights, stored = flatten(type, out, packed)
         decode(stored, weights)
 
-    return Scheme(type, block, encode_rows, decode_rows, decode_oracle)
+    return Scheme(
+        type,
+        block,
+        decode_rows,
+        decode_oracle,
+        encoder=encode_rows if encode else None,
+        uses_importance=encode_weighted is not None,
+    )
+
+
+def _check_importance(type: TensorType, rows: Rows, importance: Importance) -> None:
+    if importance.dtype != np.float32 or importance.shape != rows.shape[1:]:
+        raise ValueError(
+            f"{type.name}: rows of {rows.shape[1]} weights need as many float32 values of importance, not "
+            f"{importance.dtype} {importance.shape}"
+        )
+    if not importance.flags.c_contiguous:
+        raise ValueError(f"{type.name}: importance must lie contiguously in memory")
 
 
 def flatten(type: TensorType, rows: Rows, packed: Packed) -> tuple[Floats, Bytes]:

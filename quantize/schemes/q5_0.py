@@ -65,4 +65,4 @@ def decode_oracle(packed: Packed) -> Rows:
     return weights.reshape(len(packed), -1)
 
 
-SCHEME: Final = flat_scheme(TensorType.Q5_0, BLOCK_Q5_0, _encode, _decode, decode_oracle)
+SCHEME: Final = flat_scheme(TensorType.Q5_0, BLOCK_Q5_0, _decode, decode_oracle, _encode)

@@ -67,4 +67,4 @@ def decode_oracle(packed: Packed) -> Rows:
     return (weights + blocks["minimum"].astype(np.float32)[..., None]).reshape(len(packed), -1)
 
 
-SCHEME: Final = flat_scheme(TensorType.Q5_1, BLOCK_Q5_1, _encode, _decode, decode_oracle)
+SCHEME: Final = flat_scheme(TensorType.Q5_1, BLOCK_Q5_1, _decode, decode_oracle, _encode)

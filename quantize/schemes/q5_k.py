@@ -95,4 +95,4 @@ def decode_oracle(packed: Packed) -> Rows:
     return (scales[..., None] * codes - minimums[..., None]).reshape(packed.shape[0], -1)
 
 
-SCHEME: Final = flat_scheme(TensorType.Q5_K, BLOCK, _encode, _decode, decode_oracle)
+SCHEME: Final = flat_scheme(TensorType.Q5_K, BLOCK, _decode, decode_oracle, _encode)

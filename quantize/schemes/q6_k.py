@@ -117,4 +117,4 @@ def decode_oracle(packed: Packed) -> Rows:
     return (steps[..., None] * codes).reshape(packed.shape[0], -1)
 
 
-SCHEME: Final = flat_scheme(TensorType.Q6_K, BLOCK, _encode, _decode, decode_oracle)
+SCHEME: Final = flat_scheme(TensorType.Q6_K, BLOCK, _decode, decode_oracle, _encode)

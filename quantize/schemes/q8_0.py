@@ -58,4 +58,4 @@ def decode_oracle(packed: Packed) -> Rows:
     return weights.reshape(len(packed), -1)
 
 
-SCHEME: Final = flat_scheme(TensorType.Q8_0, BLOCK_Q8_0, _encode, _decode, decode_oracle)
+SCHEME: Final = flat_scheme(TensorType.Q8_0, BLOCK_Q8_0, _decode, decode_oracle, _encode)

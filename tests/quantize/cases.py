@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,6 +114,30 @@ def rows_of(case: str) -> Rows:
     rows = CASES[case](np.random.default_rng(sorted(CASES).index(case)))
     assert np.isfinite(rows).all()
     return np.ascontiguousarray(rows, np.float32)
+
+
+# The importance of columns, as an importance matrix gives it: mean squares of activations.
+IMPORTANCE: Final[dict[str, Callable[[np.random.Generator, int], NDArray[Any]]]] = {
+    "ordinary": lambda rng, n: rng.standard_normal(n) ** 2,
+    "heavy-tailed": lambda rng, n: rng.standard_t(2, n) ** 2,
+    "ones": lambda rng, n: np.ones(n),
+    "some zeros": lambda rng, n: rng.standard_normal(n) ** 2 * (rng.random(n) < 0.5),
+    "few not zero": lambda rng, n: rng.standard_normal(n) ** 2 * (rng.random(n) < 0.03),
+    "zero runs": lambda rng, n: np.repeat(rng.random(n // 16) < 0.5, 16) * rng.standard_normal(n) ** 2,
+    "zeros": lambda rng, n: np.zeros(n),
+    "tiny": lambda rng, n: 1e-30 * rng.standard_normal(n) ** 2,
+    "denormal": lambda rng, n: 2.0**-149 * rng.integers(0, 100, n),
+    "huge": lambda rng, n: rng.random(n) * LARGEST,
+    "any exponent": lambda rng, n: 10.0 ** rng.uniform(-46, 38, n),
+}
+
+
+def importance_of(kind: str, columns: int = COLUMNS) -> NDArray[np.float32]:
+    """One value per column, never negative; the same on every run."""
+    rng = np.random.default_rng(sorted(IMPORTANCE).index(kind))
+    values = np.ascontiguousarray(IMPORTANCE[kind](rng, columns), np.float32)
+    assert np.isfinite(values).all()
+    return values
 
 
 # Two attention matrices and a feed-forward one, from the first, a middle and the last block.

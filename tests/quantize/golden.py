@@ -1,7 +1,8 @@
 """Golden vectors: what a named build of ggml makes of fixed weights, kept in tests/golden.
 
 `weights.npz` holds the rows of every case (float32 [rows, 256]); `<type>.npz` holds their encodings under the same
-names (uint8 [rows, row_bytes]) and under `build` the ggml that made them. scripts/make_golden.py writes both.
+names (uint8 [rows, row_bytes]), for types that use one also the encodings with an importance matrix, and under `build`
+the ggml that made them. scripts/make_golden.py writes both.
 """
 
 from __future__ import annotations
@@ -20,6 +21,18 @@ WEIGHTS: Final = FOLDER / "weights.npz"
 
 def golden_file(type: TensorType) -> Path:
     return FOLDER / f"{type.name.lower()}.npz"
+
+
+def weighted(case: str) -> str:
+    """The name of a case's encoding with `importance`."""
+    return f"{case}, weighted"
+
+
+def importance(columns: int) -> NDArray[np.float32]:
+    """The importance of the golden encodings: eight orders of magnitude, and a zero here and there."""
+    column = np.arange(columns)
+    exponents = column * 37 % 27 - 20
+    return np.where(column % 11 == 3, 0, np.ldexp(1 + column % 7 / 8, exponents)).astype(np.float32)
 
 
 def read(path: Path) -> dict[str, NDArray[Any]]:

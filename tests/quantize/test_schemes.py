@@ -15,12 +15,16 @@ from llmkit.quantize.schemes import SCHEMES, Scheme, scheme
 from llmkit.types import BLOCK_LAYOUTS, TensorType
 from tests import ggml
 from tests.quantize import golden
-from tests.quantize.cases import CASES, COLUMNS, rows_of, smollm2_rows
+from tests.quantize.cases import CASES, COLUMNS, IMPORTANCE, importance_of, rows_of, smollm2_rows
 
 Rows = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
+WRITTEN = [type for type in SCHEMES if scheme(type).encoder]
+WEIGHTED = [type for type in SCHEMES if scheme(type).uses_importance]
 each_type = pytest.mark.parametrize("type", list(SCHEMES), ids=lambda type: type.name)
+each_written_type = pytest.mark.parametrize("type", WRITTEN, ids=lambda type: type.name)
+each_weighted_type = pytest.mark.parametrize("type", WEIGHTED, ids=lambda type: type.name)
 FLOATS = (TensorType.F32, TensorType.F16, TensorType.BF16)
 
 # Root mean square error on normal weights, relative to that of the weights: (at least, at most). Published figures
@@ -40,10 +44,10 @@ RELATIVE_ERROR = {
 }
 
 
-def encode(s: Scheme, rows: Rows) -> Bytes:
+def encode(s: Scheme, rows: Rows, importance: Rows | None = None) -> Bytes:
     # Filled, so that a byte which the encoder leaves out shows.
     out = np.full((len(rows), s.row_bytes(rows.shape[1])), 0xA5, np.uint8)
-    s.encode(rows, out)
+    s.encode(rows, out, importance)
     return out
 
 
@@ -80,14 +84,19 @@ def gguf_decode(type: TensorType, packed: Bytes) -> Rows:
     return found
 
 
-@each_type
+@each_written_type
 def test_golden_vectors(type: TensorType) -> None:
     weights = golden.read(golden.WEIGHTS)
     expected = golden.read(golden.golden_file(type))
     assert "ggml" in str(expected.pop("build"))
-    assert set(expected) == set(weights) == {*CASES, "SmolLM2"}
+    assert set(weights) == {*CASES, "SmolLM2"}
+    weighted = {golden.weighted(case) for case in weights} if scheme(type).uses_importance else set()
+    assert set(expected) == set(weights) | weighted
     for case, rows in weights.items():
         assert_same_bytes(encode(scheme(type), rows), expected[case], rows)
+        if weighted:
+            found = encode(scheme(type), rows, golden.importance(rows.shape[1]))
+            assert_same_bytes(found, expected[golden.weighted(case)], rows)
 
 
 def test_golden_folder_holds_the_table_and_nothing_else() -> None:
@@ -102,14 +111,36 @@ def test_encodes_as_ggml(type: TensorType, case: str) -> None:
     assert_same_bytes(encode(scheme(type), rows), ggml.quantize(type, rows), rows)
 
 
+@each_weighted_type
+@pytest.mark.parametrize("case", CASES)
+def test_encodes_with_importance_as_ggml(type: TensorType, case: str) -> None:
+    rows = rows_of(case)
+    for kind in IMPORTANCE:
+        importance = importance_of(kind)
+        found, expected = encode(scheme(type), rows, importance), ggml.quantize(type, rows, importance)
+        try:
+            assert_same_bytes(found, expected, rows)
+        except AssertionError as error:
+            raise AssertionError(f"importance {kind!r}: {error}") from None
+
+
 @pytest.fixture(scope="module")
 def real_rows(smollm2_gguf: Path) -> Rows:
     return smollm2_rows(smollm2_gguf)
 
 
-@each_type
+@each_written_type
 def test_encodes_real_weights_as_ggml(type: TensorType, real_rows: Rows) -> None:
     assert_same_bytes(encode(scheme(type), real_rows), ggml.quantize(type, real_rows), real_rows)
+
+
+@each_weighted_type
+def test_encodes_real_weights_with_importance_as_ggml(type: TensorType, real_rows: Rows) -> None:
+    for kind in ("ordinary", "heavy-tailed", "some zeros"):
+        importance = importance_of(kind)
+        expected = ggml.quantize(type, real_rows, importance)
+        assert_same_bytes(encode(scheme(type), real_rows, importance), expected, real_rows)
+        assert (expected != ggml.quantize(type, real_rows)).any(), "the importance made no difference"
 
 
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -127,6 +158,31 @@ drawn_rows = st.one_of(
 @given(rows=drawn_rows)
 def test_encodes_drawn_weights_as_ggml(type: TensorType, rows: Rows) -> None:
     assert_same_bytes(encode(scheme(type), rows), ggml.quantize(type, rows), rows)
+
+
+@each_weighted_type
+@given(rows=drawn_rows, data=st.data())
+def test_encodes_drawn_weights_and_importance_as_ggml(type: TensorType, rows: Rows, data: st.DataObject) -> None:
+    positive = st.floats(0, width=32, allow_infinity=False)
+    some = st.sampled_from([0.0, 1.0, 0.25, 2.0**-149, 1e-20, 1e30])
+    importance = data.draw(
+        st.one_of(hnp.arrays(np.float32, COLUMNS, elements=e, fill=e) for e in (positive, some, st.floats(0, 4, width=32)))
+    )
+    assert_same_bytes(encode(scheme(type), rows, importance), ggml.quantize(type, rows, importance), rows)
+
+
+@each_written_type
+def test_importance_is_checked(type: TensorType) -> None:
+    s = scheme(type)
+    rows, out = np.ones((2, COLUMNS), np.float32), np.zeros((2, s.row_bytes(COLUMNS)), np.uint8)
+    for importance in (
+        np.ones(COLUMNS - 1, np.float32),
+        np.ones((2, COLUMNS), np.float32),
+        np.ones(COLUMNS, np.float64),
+        np.ones(2 * COLUMNS, np.float32)[::2],
+    ):
+        with pytest.raises(ValueError, match=f"{type.name}.*importance"):
+            s.encode(rows, out, importance)
 
 
 @each_type
@@ -159,7 +215,7 @@ def test_decodes_what_it_encoded_as_gguf(type: TensorType, case: str) -> None:
     assert_same_floats(found, gguf_decode(type, packed))
 
 
-@each_type
+@each_written_type
 def test_round_trip_error(type: TensorType, rng: np.random.Generator) -> None:
     s = scheme(type)
     rows = 0.02 * rng.standard_normal((64, COLUMNS), np.float32)
@@ -169,14 +225,14 @@ def test_round_trip_error(type: TensorType, rng: np.random.Generator) -> None:
     assert at_least <= relative <= at_most
 
 
-@each_type
+@each_written_type
 def test_zeros_decode_to_zeros(type: TensorType) -> None:
     s = scheme(type)
     rows = np.zeros((2, COLUMNS), np.float32)
     assert not decode(s, encode(s, rows), COLUMNS).any()
 
 
-@each_type
+@each_written_type
 def test_rows_are_independent_and_inputs_stay(type: TensorType) -> None:
     """What row chunks and threads rely on."""
     s = scheme(type)
@@ -184,11 +240,15 @@ def test_rows_are_independent_and_inputs_stay(type: TensorType) -> None:
     rows.flags.writeable = False  # as mapped files are
     whole = encode(s, rows)
     assert_same_bytes(np.concatenate([encode(s, rows[i : i + 1]) for i in range(len(rows))]), whole, rows)
+    importance = importance_of("ordinary")
+    importance.flags.writeable = False
+    parts = [encode(s, rows[i : i + 1], importance) for i in range(len(rows))]
+    assert_same_bytes(np.concatenate(parts), encode(s, rows, importance), rows)
     whole.flags.writeable = False
     assert_same_floats(decode(s, whole[3:5], COLUMNS), s.decode_oracle(whole)[3:5])
 
 
-@each_type
+@each_written_type
 def test_arrays_at_any_address(type: TensorType) -> None:
     """A mapped tensor may start at any byte."""
     s = scheme(type)
@@ -204,13 +264,14 @@ def test_arrays_at_any_address(type: TensorType) -> None:
     assert_same_floats(shifted, s.decode_oracle(out))
 
 
-@each_type
+@each_written_type
 def test_no_rows(type: TensorType) -> None:
     s = scheme(type)
     assert encode(s, np.zeros((0, COLUMNS), np.float32)).shape == (0, s.row_bytes(COLUMNS))
+    assert encode(s, np.zeros((0, COLUMNS), np.float32), importance_of("ordinary")).size == 0
 
 
-@each_type
+@each_written_type
 def test_refuses_arrays_that_do_not_belong_together(type: TensorType) -> None:
     """The kernels check no bounds, so this is what stands between a wrong shape and a wild write."""
     s = scheme(type)
@@ -244,6 +305,8 @@ def test_encodes_what_is_not_finite_as_ggml(type: TensorType, special: tuple[flo
     rows = rows_of("any exponent")
     rows = np.where(rng.random(rows.shape) < density, rng.choice(special, rows.shape), rows).astype(np.float32)
     assert_same_bytes(encode(scheme(type), rows), ggml.quantize(type, rows), rows)
+    importance = importance_of("ordinary")
+    assert_same_bytes(encode(scheme(type), rows, importance), ggml.quantize(type, rows, importance), rows)
 
 
 @pytest.mark.parametrize("type", FLOATS, ids=lambda type: type.name)
