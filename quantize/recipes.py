@@ -8,7 +8,7 @@ back to another, as there, but never silently: every `Choice` carries what was w
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -71,11 +71,49 @@ def find_recipe(name: str) -> Recipe:
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """The facts about a model that the choices depend on."""
+    """The facts about a model that the choices depend on; heads are those of the first block."""
 
     n_layers: int
     n_heads: int
     n_kv_heads: int
+    n_experts: int = 0
+    architecture: str = "llama"
+
+
+@dataclass(frozen=True, slots=True)
+class TypeOptions:
+    """What a user asks for beside the recipe.
+
+    `pure`: every quantisable tensor gets the recipe's main type. `tensor_types`: pattern (searched in the name) and
+    type, the first match wins. `output_type`, `token_embedding_type`: the types of those matrices. `fallback`: if
+    false, a tensor that cannot have the type it should is an error.
+    """
+
+    pure: bool = False
+    tensor_types: tuple[tuple[re.Pattern[str], TensorType], ...] = ()
+    output_type: TensorType | None = None
+    token_embedding_type: TensorType | None = None
+    fallback: bool = True
+
+
+def parse_type(name: str) -> TensorType:
+    """The tensor type called `name`; case does not matter."""
+    try:
+        return T[name.upper()]
+    except KeyError:
+        known = ", ".join(type.name.lower() for type in T)
+        raise UnsupportedError(f"unknown tensor type {name!r}; known: {known}") from None
+
+
+def parse_tensor_type(text: str) -> tuple[re.Pattern[str], TensorType]:
+    """Pattern and type of `REGEX=TYPE`; the pattern is searched in tensor names, whatever the case."""
+    pattern, separator, type = text.rpartition("=")
+    if not (pattern and separator and type):
+        raise UnsupportedError(f"tensor type {text!r}: expected REGEX=TYPE, such as 'attn_v=q8_0'")
+    try:
+        return re.compile(pattern, re.IGNORECASE | re.ASCII), parse_type(type)
+    except re.error as error:
+        raise UnsupportedError(f"tensor type {text!r}: {pattern!r} is not a regular expression: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +126,19 @@ class Choice:
 
 
 def choose_types(
-    recipe: Recipe, model: ModelShape, tensors: Sequence[tuple[str, tuple[int, ...]]]
+    recipe: Recipe,
+    model: ModelShape,
+    tensors: Sequence[tuple[str, tuple[int, ...]]],
+    *,
+    kept: Mapping[str, TensorType] | None = None,
+    options: TypeOptions = TypeOptions(),
+    has_imatrix: bool = False,
 ) -> dict[str, Choice]:
-    """The type of every tensor, given as (GGUF name, shape slowest first) in any order."""
+    """The type of every tensor, given as (GGUF name, shape slowest first) in any order.
+
+    `kept` gives the types that tensors have which are not to be quantised; without it they are float32, or what the
+    recipe asks for.
+    """
     names = [name for name, _ in tensors]
     tied = "output.weight" not in names
     # llama-quantize counts attention and FFN tensors as it meets them, block by block; their rank is the position here.
@@ -99,6 +147,9 @@ def choose_types(
     choices = {}
     for name, shape in tensors:
         if not _is_quantizable(name, shape):
+            if kept is not None:
+                choices[name] = Choice(kept[name], kept[name])
+                continue
             plain = T.F32 if _is_always_f32(name, shape) or recipe.quantizes else recipe.default
             choices[name] = Choice(plain, plain)
         elif not recipe.quantizes:
