@@ -1,0 +1,40 @@
+"""Sums of squares, which set the weights of the searches with an importance matrix, added in C's order."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from llmkit.kernels.jit import helper
+from llmkit.kernels.lanes import LANES, load, splat, store, transpose
+
+_TILE: Final = LANES * LANES
+
+
+@helper
+def sums_of_squares(x: Any, length: Any, sums: Any) -> None:
+    """sums[k] = sum of the squares of x[k * length : (k + 1) * length] for every k < sums.size.
+
+    Each sum is rounded after every addition, first weight first. Such a chain of additions leaves a processor idle, so
+    sixteen of them run side by side, one per lane. length: a multiple of 16.
+    """
+    tile = np.empty(_TILE, np.float32)
+    padded = np.zeros(_TILE, np.float32)
+    totals = np.empty(LANES, np.float32)
+    for first in range(0, sums.size, LANES):
+        count = min(LANES, sums.size - first)
+        total = splat(np.float32(0))
+        for i in range(first * length, (first + 1) * length, LANES):
+            if count == LANES:
+                transpose(x, i, length, tile, 0)
+            else:
+                for lane in range(count):
+                    store(padded, LANES * lane, load(x, i + lane * length))
+                transpose(padded, 0, LANES, tile, 0)
+            for row in range(0, _TILE, LANES):
+                v = load(tile, row)
+                total = total + v * v
+        store(totals, 0, total)
+        for lane in range(count):
+            sums[first + lane] = totals[lane]
