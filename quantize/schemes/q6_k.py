@@ -3,7 +3,8 @@
 210 bytes: 128 bytes of low halves, 64 bytes of high bit pairs, sixteen int8 scales, float16 d. In each half of the
 superblock (128 weights, 64 bytes of low halves, 32 of bit pairs) byte l of the low halves holds weight l in its low
 and weight 64 + l in its high half, and byte l of the bit pairs those of weights l, 32 + l, 64 + l and 96 + l from the
-lowest pair up. Source: ggml-common.h (block_q6_K) and ggml-quants.c (quantize_row_q6_K_ref) of llama.cpp.
+lowest pair up. Source: ggml-common.h (block_q6_K) and ggml-quants.c (quantize_row_q6_K_ref, quantize_row_q6_K_impl)
+of llama.cpp.
 """
 
 from __future__ import annotations
@@ -14,11 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.kernels.blocks import get_f16, put_f16
-from llmkit.kernels.intlanes import first_float, load_u8, store_u8, to_float
+from llmkit.kernels.intlanes import first_float, load_i8, load_u8, store_u8, to_float
 from llmkit.kernels.jit import BYTES_IN, BYTES_OUT, FLOATS_IN, FLOATS_OUT, helper, kernel
-from llmkit.kernels.kquant_rounding import GROUP_MAX_EPS, SUPERBLOCK, nearest_codes, nearest_int
-from llmkit.kernels.kquant_symmetric import FOUND, SCRATCH, search_signed_scales
-from llmkit.kernels.lanes import LANES, load, splat, store
+from llmkit.kernels.kquant_rounding import GROUP_MAX_EPS, SUPERBLOCK, nearest_int
+from llmkit.kernels.kquant_symmetric import (
+    FOUND,
+    SUB_BLOCK,
+    SUB_BLOCKS,
+    extreme_scale,
+    round_codes,
+    search_signed,
+    searched_codes,
+)
+from llmkit.kernels.lanes import LANES, any_lane, load, splat, store, transpose
 from llmkit.quantize.schemes.base import Packed, Rows
 from llmkit.quantize.schemes.flat import as_blocks, flat_scheme
 from llmkit.types import TensorType
@@ -29,53 +38,57 @@ _BYTES: Final = 210
 _HIGH_PAIRS: Final = 128
 _SCALES: Final = 192
 _D: Final = 208
-_SUB_BLOCKS: Final = 16  # of LANES weights each
+_REACH: Final = np.float32(32)
+_N: Final = np.int64(SUB_BLOCK)
 _ZERO: Final = np.float32(0)
+
+
+@helper
+def _search(x: Any, start: Any, importance: Any, columns: Any, found: Any) -> None:
+    """Search the superblock x[start : start + 256]; each weight counts by its square without an importance."""
+    transpose(x, start, SUB_BLOCK, columns, 0)
+    if importance.size:
+        transpose(importance, start % importance.size, SUB_BLOCK, columns, SUPERBLOCK)
+    else:
+        for i in range(0, SUPERBLOCK, LANES):
+            v = load(columns, i)
+            store(columns, SUPERBLOCK + i, v * v)
+    search_signed(columns, _N, _REACH, found, 0)
 
 
 @helper
 def _write_scales(found: Any, packed: Any, at: Any) -> Any:
     """Write d and the sixteen scales; false, and nothing written, if all weights count as zeros."""
-    max_scale = _ZERO
-    for j in range(_SUB_BLOCKS):
-        if abs(found[j]) > abs(max_scale):
-            max_scale = found[j]
-    if abs(max_scale) < GROUP_MAX_EPS:
+    extreme = extreme_scale(found, 0)
+    if abs(extreme) < GROUP_MAX_EPS:
         return False
-    to_scale = np.float32(-128) / max_scale
+    to_scale = np.float32(-128) / extreme
     put_f16(packed, at + _D, np.float32(1) / to_scale)
-    for j in range(_SUB_BLOCKS):
+    for j in range(SUB_BLOCKS):
         packed[at + _SCALES + j] = min(127, nearest_int(to_scale * found[j])) & 255
     return True
 
 
-@helper
-def _round_codes(x: Any, start: Any, found: Any, packed: Any, at: Any, codes: Any) -> None:
-    """Round the superblock x[start : start + 256] to bytes `codes` with the scales as they were stored."""
-    d = first_float(get_f16(packed, at + _D))
-    for j in range(_SUB_BLOCKS):
-        weights = load(x, start + LANES * j)
-        step = d * np.float32(np.int8(packed[at + _SCALES + j]))
-        if step != _ZERO:
-            code = nearest_codes(weights / splat(step), -32, 31) + 32
-        else:
-            # The codes of the search stay.
-            code = nearest_codes(splat(found[LANES + j]) * weights, -32, 31) + int(found[2 * LANES + j])
-        store_u8(codes, LANES * j, code)
-
-
-@kernel(FLOATS_IN, BYTES_OUT)
-def _encode(weights: NDArray[np.float32], packed: NDArray[np.uint8]) -> None:
-    scratch = np.empty(SCRATCH, np.float32)
+@kernel(FLOATS_IN, BYTES_OUT, FLOATS_IN)
+def _encode_weighted(weights: NDArray[np.float32], packed: NDArray[np.uint8], importance: NDArray[np.float32]) -> None:
+    """With an importance of size 0, what `encode` of a scheme does."""
+    columns = np.empty(3 * SUPERBLOCK, np.float32)
     found = np.empty(FOUND, np.float32)
+    steps = np.empty(SUB_BLOCKS, np.float32)
     codes = np.empty(SUPERBLOCK, np.uint8)
     for block in range(weights.size // SUPERBLOCK):
         start, at = block * SUPERBLOCK, block * _BYTES
-        search_signed_scales(weights, start, scratch, found)
+        _search(weights, start, importance, columns, found)
         if not _write_scales(found, packed, at):
             packed[at : at + _BYTES] = 0
             continue
-        _round_codes(weights, start, found, packed, at, codes)
+        scales = get_f16(packed, at + _D) * to_float(load_i8(packed, at + _SCALES))
+        store(steps, 0, scales)
+        if any_lane(scales == splat(_ZERO)):
+            for j in range(SUB_BLOCKS):
+                searched = searched_codes(load(weights, start + SUB_BLOCK * j), found, 0, j, _REACH)
+                store_u8(codes, SUB_BLOCK * j, searched)
+        round_codes(weights, start, steps, _REACH, codes)
         for half in range(2):
             for i in range(0, 32, LANES):
                 first = 128 * half + i
@@ -91,12 +104,20 @@ def _encode(weights: NDArray[np.float32], packed: NDArray[np.uint8]) -> None:
                 store_u8(packed, at + _HIGH_PAIRS + 32 * half + i, pairs)
 
 
+_NO_IMPORTANCE: Final = np.empty(0, np.float32)
+
+
+def _encode(weights: NDArray[np.float32], packed: NDArray[np.uint8]) -> None:
+    # One kernel for both, since most files need both and each compiles for a second.
+    _encode_weighted(weights, packed, _NO_IMPORTANCE)
+
+
 @kernel(BYTES_IN, FLOATS_OUT)
 def _decode(packed: NDArray[np.uint8], weights: NDArray[np.float32]) -> None:
     for block in range(weights.size // SUPERBLOCK):
         at = block * _BYTES
         d = first_float(get_f16(packed, at + _D))
-        for j in range(_SUB_BLOCKS):
+        for j in range(SUB_BLOCKS):
             step = splat(d * np.float32(np.int8(packed[at + _SCALES + j])))
             # Eight sub-blocks to a half of the superblock; a pair of them is a quarter of that half.
             half, quarter, odd = j // 8, j // 2 % 4, j % 2
@@ -117,4 +138,4 @@ def decode_oracle(packed: Packed) -> Rows:
     return (steps[..., None] * codes).reshape(packed.shape[0], -1)
 
 
-SCHEME: Final = flat_scheme(TensorType.Q6_K, BLOCK, _decode, decode_oracle, _encode)
+SCHEME: Final = flat_scheme(TensorType.Q6_K, BLOCK, _decode, decode_oracle, _encode, _encode_weighted)
