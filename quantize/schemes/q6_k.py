@@ -12,24 +12,16 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmkit.kernels.blocks import get_f16, put_f16
 from llmkit.kernels.intlanes import first_float, load_i8, load_u8, store_u8, to_float
 from llmkit.kernels.jit import BYTES_IN, BYTES_OUT, FLOATS_IN, FLOATS_OUT, helper, kernel
 from llmkit.kernels.kquant_rounding import GROUP_MAX_EPS, SUPERBLOCK, nearest_int
-from llmkit.kernels.kquant_symmetric import (
-    FOUND,
-    SUB_BLOCK,
-    SUB_BLOCKS,
-    extreme_scale,
-    round_codes,
-    search_signed,
-    searched_codes,
-)
-from llmkit.kernels.lanes import LANES, any_lane, load, splat, store, transpose
+from llmkit.kernels.kquant_symmetric import SUB_BLOCK, SUB_BLOCKS, extreme_scale, round_codes
+from llmkit.kernels.lanes import LANES, splat, store
 from llmkit.quantize.schemes.base import Packed, Rows
-from llmkit.quantize.schemes.flat import as_blocks, flat_scheme
+from llmkit.quantize.schemes.flat import Bytes, Floats, as_blocks, flat_scheme
+from llmkit.quantize.schemes.symmetric import NONE, search_groups, tiles
 from llmkit.types import TensorType
 
 BLOCK: Final = np.dtype([("ql", "u1", 128), ("qh", "u1", 64), ("scales", "i1", 16), ("d", "<f2")])
@@ -38,60 +30,36 @@ _BYTES: Final = 210
 _HIGH_PAIRS: Final = 128
 _SCALES: Final = 192
 _D: Final = 208
-_REACH: Final = np.float32(32)
-_N: Final = np.int64(SUB_BLOCK)
-_ZERO: Final = np.float32(0)
+_REACH: Final = 32
 
 
 @helper
-def _search(x: Any, start: Any, importance: Any, columns: Any, found: Any) -> None:
-    """Search the superblock x[start : start + 256]; each weight counts by its square without an importance."""
-    transpose(x, start, SUB_BLOCK, columns, 0)
-    if importance.size:
-        transpose(importance, start % importance.size, SUB_BLOCK, columns, SUPERBLOCK)
-    else:
-        for i in range(0, SUPERBLOCK, LANES):
-            v = load(columns, i)
-            store(columns, SUPERBLOCK + i, v * v)
-    search_signed(columns, _N, _REACH, found, 0)
-
-
-@helper
-def _write_scales(found: Any, packed: Any, at: Any) -> Any:
+def _write_scales(scales: Any, first: Any, packed: Any, at: Any) -> Any:
     """Write d and the sixteen scales; false, and nothing written, if all weights count as zeros."""
-    extreme = extreme_scale(found, 0)
+    extreme = extreme_scale(scales, first)
     if abs(extreme) < GROUP_MAX_EPS:
         return False
     to_scale = np.float32(-128) / extreme
     put_f16(packed, at + _D, np.float32(1) / to_scale)
     for j in range(SUB_BLOCKS):
-        packed[at + _SCALES + j] = min(127, nearest_int(to_scale * found[j])) & 255
+        packed[at + _SCALES + j] = min(127, nearest_int(to_scale * scales[first + j])) & 255
     return True
 
 
-@kernel(FLOATS_IN, BYTES_OUT, FLOATS_IN)
-def _encode_weighted(weights: NDArray[np.float32], packed: NDArray[np.uint8], importance: NDArray[np.float32]) -> None:
-    """With an importance of size 0, what `encode` of a scheme does."""
-    columns = np.empty(3 * SUPERBLOCK, np.float32)
-    found = np.empty(FOUND, np.float32)
+@kernel(FLOATS_IN, FLOATS_IN, BYTES_OUT, BYTES_OUT)
+def _pack(weights: Floats, scales: Floats, codes: Bytes, packed: Bytes) -> None:
+    """Round to the scales as they are stored; `codes`, those of the search, are overwritten."""
     steps = np.empty(SUB_BLOCKS, np.float32)
-    codes = np.empty(SUPERBLOCK, np.uint8)
     for block in range(weights.size // SUPERBLOCK):
         start, at = block * SUPERBLOCK, block * _BYTES
-        _search(weights, start, importance, columns, found)
-        if not _write_scales(found, packed, at):
+        if not _write_scales(scales, block * SUB_BLOCKS, packed, at):
             packed[at : at + _BYTES] = 0
             continue
-        scales = get_f16(packed, at + _D) * to_float(load_i8(packed, at + _SCALES))
-        store(steps, 0, scales)
-        if any_lane(scales == splat(_ZERO)):
-            for j in range(SUB_BLOCKS):
-                searched = searched_codes(load(weights, start + SUB_BLOCK * j), found, 0, j, _REACH)
-                store_u8(codes, SUB_BLOCK * j, searched)
+        store(steps, 0, get_f16(packed, at + _D) * to_float(load_i8(packed, at + _SCALES)))
         round_codes(weights, start, steps, _REACH, codes)
         for half in range(2):
             for i in range(0, 32, LANES):
-                first = 128 * half + i
+                first = start + 128 * half + i
                 q0, q1, q2, q3 = (
                     load_u8(codes, first),
                     load_u8(codes, first + 32),
@@ -104,16 +72,16 @@ def _encode_weighted(weights: NDArray[np.float32], packed: NDArray[np.uint8], im
                 store_u8(packed, at + _HIGH_PAIRS + 32 * half + i, pairs)
 
 
-_NO_IMPORTANCE: Final = np.empty(0, np.float32)
-
-
-def _encode(weights: NDArray[np.float32], packed: NDArray[np.uint8]) -> None:
-    # One kernel for both, since most files need both and each compiles for a second.
-    _encode_weighted(weights, packed, _NO_IMPORTANCE)
+def encode_weighted(weights: Floats, packed: Bytes, importance: Floats = NONE) -> None:
+    """With no importance, a weight counts its square."""
+    for part in tiles(weights.size, importance.size or SUPERBLOCK):
+        scales, _, codes = search_groups(weights[part], SUB_BLOCK, _REACH, importance)
+        at = part.start // SUPERBLOCK * _BYTES
+        _pack(weights[part], scales, codes, packed[at : at + codes.size // SUPERBLOCK * _BYTES])
 
 
 @kernel(BYTES_IN, FLOATS_OUT)
-def _decode(packed: NDArray[np.uint8], weights: NDArray[np.float32]) -> None:
+def _decode(packed: Bytes, weights: Floats) -> None:
     for block in range(weights.size // SUPERBLOCK):
         at = block * _BYTES
         d = first_float(get_f16(packed, at + _D))
@@ -138,4 +106,4 @@ def decode_oracle(packed: Packed) -> Rows:
     return (steps[..., None] * codes).reshape(packed.shape[0], -1)
 
 
-SCHEME: Final = flat_scheme(TensorType.Q6_K, BLOCK, _decode, decode_oracle, _encode, _encode_weighted)
+SCHEME: Final = flat_scheme(TensorType.Q6_K, BLOCK, _decode, decode_oracle, encode_weighted, encode_weighted)
