@@ -1,45 +1,49 @@
-"""Mean squares of weights, which the searches with an importance matrix take part of a weight's count from."""
+"""Sums of squares, which set the weights of the searches with an importance matrix, added in C's order."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numba import types
-from numpy.typing import NDArray
 
-from llmkit.kernels.jit import FLOATS_IN, FLOATS_OUT, kernel
+from llmkit.kernels.jit import FLOATS_IN, FLOATS_OUT, helper, kernel
 from llmkit.kernels.lanes import LANES, load, splat, store, transpose
 
 _TILE: Final = LANES * LANES
 
 
-@kernel(FLOATS_IN, types.float32, FLOATS_OUT)
-def find_mean_squares(weights: NDArray[np.float32], factor: np.float32, found: NDArray[np.float32]) -> None:
-    """found[k] = factor * sum / run, where `sum` adds the squares of the k-th of found.size equal runs of weights.
+@helper
+def sums_of_squares(x: Any, length: Any, sums: Any) -> None:
+    """sums[k] = sum of the squares of x[k * length : (k + 1) * length] for every k < sums.size.
 
-    The run is a multiple of 16. Each sum is rounded after every addition, first weight first, as in C. Such a chain of
-    additions leaves a processor idle, so sixteen of them go side by side, one per lane.
+    Each sum is rounded after every addition, first weight first. Such a chain of additions leaves a processor idle, so
+    sixteen of them run side by side, one per lane. length: a multiple of 16.
     """
-    if found.size == 0:
-        return
-    run = weights.size // found.size
     tile = np.empty(_TILE, np.float32)
     padded = np.zeros(_TILE, np.float32)
-    means = np.empty(LANES, np.float32)
-    for first in range(0, found.size, LANES):
-        count = min(LANES, found.size - first)
+    totals = np.empty(LANES, np.float32)
+    for first in range(0, sums.size, LANES):
+        count = min(LANES, sums.size - first)
         total = splat(np.float32(0))
-        for i in range(first * run, (first + 1) * run, LANES):
+        for i in range(first * length, (first + 1) * length, LANES):
             if count == LANES:
-                transpose(weights, i, run, tile, 0)
+                transpose(x, i, length, tile, 0)
             else:
                 for lane in range(count):
-                    store(padded, LANES * lane, load(weights, i + lane * run))
+                    store(padded, LANES * lane, load(x, i + lane * length))
                 transpose(padded, 0, LANES, tile, 0)
             for row in range(0, _TILE, LANES):
                 v = load(tile, row)
                 total = total + v * v
-        store(means, 0, splat(factor) * total / splat(np.float32(run)))
+        store(totals, 0, total)
         for lane in range(count):
-            found[first + lane] = means[lane]
+            sums[first + lane] = totals[lane]
+
+
+@kernel(FLOATS_IN, types.int64, types.float32, FLOATS_OUT)
+def find_mean_squares(weights: Any, run: int, factor: float, mean_squares: Any) -> None:
+    """mean_squares[k] = factor * (sum of squares) / run of the k-th `run` weights."""
+    sums_of_squares(weights, run, mean_squares)
+    for k in range(mean_squares.size):
+        mean_squares[k] = np.float32(factor) * mean_squares[k] / np.float32(run)

@@ -36,7 +36,7 @@ def search_groups(
     """
     means = np.empty(weights.size // run, np.float32) if run else NONE
     if run:
-        find_mean_squares(weights, np.float32(factor), means)
+        find_mean_squares(weights, run, np.float32(factor), means)
     n_groups = weights.size // group
     found, codes = np.empty(2 * n_groups, np.float32), np.empty(weights.size, np.uint8)
     search(weights, np.float32(reach), importance, means, found, codes)
