@@ -33,6 +33,7 @@ def target(element: types.Type) -> types.Array:
     return types.Array(element, 1, "C", aligned=False)
 
 
+INT: Final = types.int64
 FLOATS_IN: Final = source(types.float32)
 FLOATS_OUT: Final = target(types.float32)
 INTS_OUT: Final = target(types.int32)

@@ -1,195 +1,225 @@
-"""Scale and minimum of 32-weight sub-blocks, as ggml's `make_qkx2_quants` finds them.
+"""Scale and minimum of sub-blocks of weights, as ggml's `make_qkx2_quants` and `make_qkx3_quants` find them.
 
 A sub-block is stored as codes 0..highest with w = scale * code + minimum, minimum <= 0. The search tries the inverse
-scales (highest + first + 0.1 * step) / (maximum - minimum) for step = 0 .. last_step: each time it rounds the weights
-to codes, fits scale and minimum to the codes by weighted least squares, and keeps the fit if its weighted squared error
-is the smallest so far. A kept minimum is the one from which later candidates are measured, so candidates depend on each
-other and only sub-blocks are independent: `search_lanes` takes sixteen of them side by side, one per lane, and adds
-within each lane in ggml's order.
+scales (highest + first + step * k) / (maximum - minimum) for k = 0 .. last_step: each time it rounds the weights to
+codes, fits scale and minimum to the codes by weighted least squares, and keeps the fit if its weighted error is the
+smallest so far. A kept minimum is the one from which later candidates are measured, so candidates depend on each other
+and only sub-blocks are independent: `search` takes sixteen of them side by side, one per lane, and adds within each
+lane in ggml's order.
 
-Source: ggml/src/ggml-quants.c of llama.cpp (make_qkx2_quants, quantize_row_q4_K_ref).
+What a weight counts and which error is measured is one of three (`AffineSearch.errors`):
+
+- SPREAD: squares; a weight counts the root mean square of its sub-block plus its own magnitude.
+- MAGNITUDE: absolute differences; a weight counts its magnitude.
+- IMPORTANCE: squares; a weight counts importance * sqrt(m + w^2), with the importance of its column and m the mean
+  square of the superblock or row it lies in.
+
+Source: ggml/src/ggml-quants.c of llama.cpp (make_qkx2_quants, make_qkx3_quants and their callers).
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+from numba import types
 
 from llmkit.kernels.intlanes import mask_bits
-from llmkit.kernels.jit import helper
+from llmkit.kernels.jit import FLOATS_IN, FLOATS_OUT, INT, helper, kernel
 from llmkit.kernels.kquant_rounding import ROUNDING_MAGIC, nearest_int
-from llmkit.kernels.lanes import LANES, absolute, load, select, splat, sqrt, store
+from llmkit.kernels.lanes import LANES, absolute, load, select, splat, sqrt, store, transpose
 
-SUB_BLOCK: Final = 32
-SCRATCH: Final = 3 * SUB_BLOCK * LANES
-FOUND: Final = 4 * LANES
+SPREAD: Final = 0
+MAGNITUDE: Final = 1
+IMPORTANCE: Final = 2
+
+
+class AffineSearch(NamedTuple):
+    """What the search tries; see the module.
+
+    size: weights of a sub-block, 16 or 32. highest: the largest code.
+    """
+
+    size: int
+    highest: int
+    first: np.float32
+    step: np.float32
+    last_step: int
+    errors: int
+
+
+AFFINE_SEARCH: Final = types.NamedTuple((INT, INT, types.float32, types.float32, INT, INT), AffineSearch)
+
+# The parts of what `search` finds: a float32 for each sub-block.
+SCALE: Final = 0
+MINUS_MINIMUM: Final = 1
+INVERSE: Final = 2  # inverse scale of the codes that the search settled on:
+ORIGIN: Final = 3  # codes = nearest_int(inverse * (w - origin))
+MASS: Final = 4  # the sum of what the weights count
+PARTS: Final = 5
+
+_MOST: Final = 32 * LANES
+# Scratch: three areas, value i of sub-block `lane` at 16 * i + lane: weights, what they count, codes.
+_COUNTS: Final = _MOST
+_CODES: Final = 2 * _MOST
+SCRATCH: Final = 3 * _MOST
 
 _ZERO: Final = np.float32(0)
 _ONE: Final = np.float32(1)
-_STEP: Final = np.float32(0.1)
-_COUNT: Final = np.float32(SUB_BLOCK)
 # Up to here nearest_int is exact, and rounding, clamping and converting can be done in float32.
 _ROUNDING_LIMIT: Final = np.float32(4194303.0)
 
 
 @helper
-def search_one(columns: Any, lane: Any, highest: Any, first: Any, last_step: Any) -> Any:
-    """The search on one sub-block, weight i at columns[16 * i + lane], operation by operation as in C.
+def search_one(scratch: Any, lane: Any, form: Any) -> Any:
+    """The search on one lane of `scratch`, operation by operation as in C; what weights count is there already.
 
     Returns float32 (scale, -minimum, inverse scale of the codes, minimum the codes were measured from); the last two
     give the codes that the search settled on: nearest_int(inverse_scale * (w - measured_from)).
     """
-    weights = np.empty(SUB_BLOCK, np.float32)
-    codes = np.empty(SUB_BLOCK, np.float32)
-    sum_x2 = _ZERO
-    for i in range(SUB_BLOCK):
-        sum_x2 += columns[LANES * i + lane] * columns[LANES * i + lane]
-    root_mean_square = np.float32(np.sqrt(sum_x2 / _COUNT))
-    for i in range(SUB_BLOCK):
-        weights[i] = root_mean_square + abs(columns[LANES * i + lane])
-
-    minimum = columns[lane]
-    maximum = columns[lane]
-    sum_w = weights[0]
-    sum_x = sum_w * columns[lane]
-    for i in range(1, SUB_BLOCK):
-        if columns[LANES * i + lane] < minimum:
-            minimum = columns[LANES * i + lane]
-        if columns[LANES * i + lane] > maximum:
-            maximum = columns[LANES * i + lane]
-        sum_w += weights[i]
-        sum_x += weights[i] * columns[LANES * i + lane]
+    end = form.size * LANES
+    minimum = scratch[lane]
+    maximum = scratch[lane]
+    sum_w = scratch[_COUNTS + lane]
+    sum_x = sum_w * scratch[lane]
+    for i in range(LANES + lane, end, LANES):
+        v = scratch[i]
+        if v < minimum:
+            minimum = v
+        if v > maximum:
+            maximum = v
+        sum_w += scratch[_COUNTS + i]
+        sum_x += scratch[_COUNTS + i] * v
     if minimum > _ZERO:
         minimum = _ZERO
     if maximum == minimum:
         return _ZERO, -minimum, _ZERO, minimum
 
-    n_codes = np.float32(highest)
-    inverse = n_codes / (maximum - minimum)
-    scale = _ONE / inverse
+    n_codes = np.float32(form.highest)
+    scale = _ZERO
     best_error = _ZERO
-    for i in range(SUB_BLOCK):
-        code = np.float32(max(0, min(highest, nearest_int(inverse * (columns[LANES * i + lane] - minimum)))))
-        difference = scale * code + minimum - columns[LANES * i + lane]
-        best_error += weights[i] * (difference * difference)
-    best_inverse = inverse
+    best_inverse = _ZERO
     measured_from = minimum
-
-    for step in range(last_step + 1):
-        inverse = (first + _STEP * np.float32(step) + n_codes) / (maximum - minimum)
+    # Step -1 is the range as it is, without a fit.
+    for step in range(-1, form.last_step + 1):
+        offset = form.first + form.step * np.float32(step) if step >= 0 else _ZERO
+        inverse = (offset + n_codes) / (maximum - minimum)
         sum_l = _ZERO
         sum_l2 = _ZERO
         sum_xl = _ZERO
-        for i in range(SUB_BLOCK):
-            code = np.float32(max(0, min(highest, nearest_int(inverse * (columns[LANES * i + lane] - minimum)))))
-            codes[i] = code
-            weighted = weights[i] * code
-            sum_l += weighted
-            sum_l2 += weighted * code
-            sum_xl += weighted * columns[LANES * i + lane]
-        determinant = sum_w * sum_l2 - sum_l * sum_l
-        if determinant > _ZERO:
+        for i in range(lane, end, LANES):
+            code = np.float32(max(0, min(form.highest, nearest_int(inverse * (scratch[i] - minimum)))))
+            scratch[_CODES + i] = code
+            counted = scratch[_COUNTS + i] * code
+            sum_l += counted
+            sum_l2 += counted * code
+            sum_xl += counted * scratch[i]
+        fitted_scale = _ONE / inverse
+        fitted_minimum = minimum
+        if step >= 0:
+            determinant = sum_w * sum_l2 - sum_l * sum_l
+            if not determinant > _ZERO:
+                continue
             fitted_scale = (sum_w * sum_xl - sum_x * sum_l) / determinant
             fitted_minimum = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
             if fitted_minimum > _ZERO:
                 fitted_minimum = _ZERO
                 fitted_scale = sum_xl / sum_l2
-            error = _ZERO
-            for i in range(SUB_BLOCK):
-                difference = fitted_scale * codes[i] + fitted_minimum - columns[LANES * i + lane]
-                error += weights[i] * (difference * difference)
-            if error < best_error:
-                best_error = error
-                scale = fitted_scale
-                best_inverse = inverse
-                measured_from = minimum
-                minimum = fitted_minimum
+        error = _ZERO
+        for i in range(lane, end, LANES):
+            difference = fitted_scale * scratch[_CODES + i] + fitted_minimum - scratch[i]
+            difference = abs(difference) if form.errors == MAGNITUDE else difference * difference
+            error += scratch[_COUNTS + i] * difference
+        if step < 0 or error < best_error:
+            best_error = error
+            scale = fitted_scale
+            best_inverse = inverse
+            measured_from = minimum
+            minimum = fitted_minimum
     return scale, -minimum, best_inverse, measured_from
 
 
 @helper
-def search_lanes(scratch: Any, highest: Any, first: Any, last_step: Any, found: Any) -> None:
-    """The search on sixteen sub-blocks.
-
-    `scratch` holds SCRATCH float32, of which the first 512 are the weights: weight i of sub-block `lane` at
-    16 * i + lane. `found` takes four groups of sixteen float32: the results of `search_one`. highest and last_step
-    are integers, first is float32 (see the module).
-    """
-    size = SUB_BLOCK * LANES
-    weights_at = size
-    codes_at = 2 * size
-    zero = splat(_ZERO)
-    sum_x2 = zero
-    for i in range(0, size, LANES):
-        v = load(scratch, i)
-        sum_x2 = sum_x2 + v * v
-    root_mean_square = sqrt(sum_x2 / splat(_COUNT))
-
-    v = load(scratch, 0)
-    lowest = v
-    maximum = v
-    sum_w = root_mean_square + absolute(v)
-    sum_x = sum_w * v
-    store(scratch, weights_at, sum_w)
-    for i in range(LANES, size, LANES):
-        v = load(scratch, i)
-        w = root_mean_square + absolute(v)
-        store(scratch, weights_at + i, w)
-        lowest = select(v < lowest, v, lowest)
-        maximum = select(v > maximum, v, maximum)
-        sum_w = sum_w + w
-        sum_x = sum_x + w * v
-    minimum = select(lowest > zero, zero, lowest)
-
-    # A lane whose rounding could leave nearest_int's exact range, or which has no range, is searched again alone.
-    limit = splat(_ROUNDING_LIMIT)
+def _round_lanes(scratch: Any, end: Any, inverse: Any, minimum: Any, n_codes: Any) -> Any:
+    """Round all weights to codes; the sums, over each lane, of counts * (code, code^2, code * weight)."""
     magic = splat(ROUNDING_MAGIC)
-    n_codes = np.float32(highest)
     magic_top = splat(ROUNDING_MAGIC + n_codes)
-
-    span = maximum - minimum
-    inverse = splat(n_codes) / span
-    in_range = (absolute(inverse * span) <= limit) & (absolute(inverse * (lowest - minimum)) <= limit)
-    scale = splat(_ONE) / inverse
-    best_error = zero
-    for i in range(0, size, LANES):
+    sum_l = splat(_ZERO)
+    sum_l2 = sum_l
+    sum_xl = sum_l
+    for i in range(0, end, LANES):
         v = load(scratch, i)
         rounded = inverse * (v - minimum) + magic
         rounded = select(rounded > magic, rounded, magic)
         code = select(rounded < magic_top, rounded, magic_top) - magic
-        difference = scale * code + minimum - v
-        best_error = best_error + load(scratch, weights_at + i) * (difference * difference)
+        store(scratch, _CODES + i, code)
+        counted = load(scratch, _COUNTS + i) * code
+        sum_l = sum_l + counted
+        sum_l2 = sum_l2 + counted * code
+        sum_xl = sum_xl + counted * v
+    return sum_l, sum_l2, sum_xl
+
+
+@helper
+def _error_lanes(scratch: Any, end: Any, scale: Any, minimum: Any, errors: Any) -> Any:
+    """The weighted error of each lane's codes."""
+    error = splat(_ZERO)
+    if errors == MAGNITUDE:
+        for i in range(0, end, LANES):
+            difference = scale * load(scratch, _CODES + i) + minimum - load(scratch, i)
+            error = error + load(scratch, _COUNTS + i) * absolute(difference)
+    else:
+        for i in range(0, end, LANES):
+            difference = scale * load(scratch, _CODES + i) + minimum - load(scratch, i)
+            error = error + load(scratch, _COUNTS + i) * (difference * difference)
+    return error
+
+
+@helper
+def search_lanes(scratch: Any, form: Any, found: Any, at: Any) -> None:
+    """The search on sixteen sub-blocks whose weights and counts are in `scratch` (float32, SCRATCH long).
+
+    `found` is float32 [PARTS * n]; the results go to elements `at` to at + 15 of each part.
+    """
+    end = form.size * LANES
+    zero = splat(_ZERO)
+    lowest = load(scratch, 0)
+    maximum = lowest
+    sum_w = load(scratch, _COUNTS)
+    sum_x = sum_w * lowest
+    for i in range(LANES, end, LANES):
+        v = load(scratch, i)
+        counts = load(scratch, _COUNTS + i)
+        lowest = select(v < lowest, v, lowest)
+        maximum = select(v > maximum, v, maximum)
+        sum_w = sum_w + counts
+        sum_x = sum_x + counts * v
+    minimum = select(lowest > zero, zero, lowest)
+
+    # A lane whose rounding could leave nearest_int's exact range, or which has no range, is searched again alone.
+    limit = splat(_ROUNDING_LIMIT)
+    n_codes = np.float32(form.highest)
+    span = maximum - minimum
+    inverse = splat(n_codes) / span
+    in_range = (absolute(inverse * span) <= limit) & (absolute(inverse * (lowest - minimum)) <= limit)
+    scale = splat(_ONE) / inverse
+    _round_lanes(scratch, end, inverse, minimum, n_codes)
+    best_error = _error_lanes(scratch, end, scale, minimum, form.errors)
     best_inverse = inverse
     measured_from = minimum
 
-    for step in range(last_step + 1):
+    for step in range(form.last_step + 1):
         span = maximum - minimum
-        inverse = splat(first + _STEP * np.float32(step) + n_codes) / span
+        inverse = splat(form.first + form.step * np.float32(step) + n_codes) / span
         in_range = in_range & (absolute(inverse * span) <= limit) & (absolute(inverse * (lowest - minimum)) <= limit)
-        sum_l = zero
-        sum_l2 = zero
-        sum_xl = zero
-        for i in range(0, size, LANES):
-            v = load(scratch, i)
-            rounded = inverse * (v - minimum) + magic
-            rounded = select(rounded > magic, rounded, magic)
-            code = select(rounded < magic_top, rounded, magic_top) - magic
-            store(scratch, codes_at + i, code)
-            weighted = load(scratch, weights_at + i) * code
-            sum_l = sum_l + weighted
-            sum_l2 = sum_l2 + weighted * code
-            sum_xl = sum_xl + weighted * v
+        sum_l, sum_l2, sum_xl = _round_lanes(scratch, end, inverse, minimum, n_codes)
         determinant = sum_w * sum_l2 - sum_l * sum_l
         fitted_scale = (sum_w * sum_xl - sum_x * sum_l) / determinant
         fitted_minimum = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
         positive = fitted_minimum > zero
         fitted_minimum = select(positive, zero, fitted_minimum)
         fitted_scale = select(positive, sum_xl / sum_l2, fitted_scale)
-        error = zero
-        for i in range(0, size, LANES):
-            difference = fitted_scale * load(scratch, codes_at + i) + fitted_minimum - load(scratch, i)
-            error = error + load(scratch, weights_at + i) * (difference * difference)
+        error = _error_lanes(scratch, end, fitted_scale, fitted_minimum, form.errors)
         better = (determinant > zero) & (error < best_error)
         best_error = select(better, error, best_error)
         scale = select(better, fitted_scale, scale)
@@ -197,16 +227,95 @@ def search_lanes(scratch: Any, highest: Any, first: Any, last_step: Any, found: 
         measured_from = select(better, minimum, measured_from)
         minimum = select(better, fitted_minimum, minimum)
 
-    store(found, 0, scale)
-    store(found, LANES, -minimum)
-    store(found, 2 * LANES, best_inverse)
-    store(found, 3 * LANES, measured_from)
+    n = found.size // PARTS
+    store(found, SCALE * n + at, scale)
+    store(found, MINUS_MINIMUM * n + at, -minimum)
+    store(found, INVERSE * n + at, best_inverse)
+    store(found, ORIGIN * n + at, measured_from)
+    store(found, MASS * n + at, sum_w)
     out_of_range = mask_bits(~in_range)
     if out_of_range != 0:
         for lane in range(LANES):
             if (out_of_range >> lane) & 1:
-                one = search_one(scratch, lane, highest, first, last_step)
-                found[lane] = one[0]
-                found[LANES + lane] = one[1]
-                found[2 * LANES + lane] = one[2]
-                found[3 * LANES + lane] = one[3]
+                one = search_one(scratch, lane, form)
+                found[SCALE * n + at + lane] = one[0]
+                found[MINUS_MINIMUM * n + at + lane] = one[1]
+                found[INVERSE * n + at + lane] = one[2]
+                found[ORIGIN * n + at + lane] = one[3]
+
+
+@helper
+def _side_by_side(values: Any, start: Any, count: Any, size: Any, padded: Any, scratch: Any, to: Any) -> None:
+    """Value i of sub-block k of values[start : start + size * count] to scratch[to + 16 * i + k]; zeros from k = count.
+
+    padded: float32, 16 * size long, overwritten when count < 16.
+    """
+    if count == LANES:
+        for i in range(0, size, LANES):
+            transpose(values, start + i, size, scratch, to + i * LANES)
+    else:
+        for i in range(0, size * LANES, LANES):
+            store(padded, i, load(values, start + i) if i < size * count else splat(_ZERO))
+        for i in range(0, size, LANES):
+            transpose(padded, i, size, scratch, to + i * LANES)
+
+
+@helper
+def _count_weights(scratch: Any, form: Any, mean_squares: Any) -> None:
+    """What the weights in `scratch` count; for IMPORTANCE their importance is there in its place."""
+    end = form.size * LANES
+    if form.errors == SPREAD:
+        sum_x2 = splat(_ZERO)
+        for i in range(0, end, LANES):
+            v = load(scratch, i)
+            sum_x2 = sum_x2 + v * v
+        root_mean_square = sqrt(sum_x2 / splat(np.float32(form.size)))
+        for i in range(0, end, LANES):
+            store(scratch, _COUNTS + i, root_mean_square + absolute(load(scratch, i)))
+    elif form.errors == MAGNITUDE:
+        for i in range(0, end, LANES):
+            store(scratch, _COUNTS + i, absolute(load(scratch, i)))
+    else:
+        for i in range(0, end, LANES):
+            v = load(scratch, i)
+            store(scratch, _COUNTS + i, load(scratch, _COUNTS + i) * sqrt(mean_squares + v * v))
+
+
+@kernel(FLOATS_IN, INT, INT, AFFINE_SEARCH, FLOATS_IN, FLOATS_IN, INT, FLOATS_OUT)
+def search(
+    weights: Any,
+    start: int,
+    stop: int,
+    form: AffineSearch,
+    importance: Any,
+    mean_squares: Any,
+    run: int,
+    found: Any,
+) -> None:
+    """Search the sub-blocks of weights[start : stop]; both are multiples of the sub-block's size.
+
+    found: float32 [PARTS * n] with room in each part for the sub-blocks, their number rounded up to sixteen.
+    importance: float32 [columns], of which weights[0] has the first; mean_squares: float32, one for each `run`
+    weights (see `llmkit.kernels.energy`). Only IMPORTANCE reads these three.
+    """
+    scratch = np.empty(SCRATCH, np.float32)
+    gathered = np.empty(_MOST, np.float32)
+    padded = np.empty(_MOST, np.float32)
+    lane_squares = np.zeros(LANES, np.float32)
+    size = form.size
+    group = size * LANES
+    column = start % importance.size if form.errors == IMPORTANCE else 0
+    for position in range(start, stop, group):
+        count = min(LANES, (stop - position) // size)
+        _side_by_side(weights, position, count, size, padded, scratch, 0)
+        if form.errors == IMPORTANCE:
+            for i in range(0, size * count, LANES):
+                store(gathered, i, load(importance, column))
+                column += LANES
+                if column == importance.size:
+                    column = 0
+            _side_by_side(gathered, 0, count, size, padded, scratch, _COUNTS)
+            for k in range(count):
+                lane_squares[k] = mean_squares[(position + k * size) // run]
+        _count_weights(scratch, form, load(lane_squares, 0))
+        search_lanes(scratch, form, found, (position - start) // size)

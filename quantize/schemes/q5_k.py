@@ -3,7 +3,7 @@
 176 bytes: float16 d and dmin, eight 6-bit scales and minimums in 12 bytes (see llmkit.kernels.kquant_scales), 32 bytes
 of fifth bits, 128 bytes of low halves. Bit s of byte l of the fifth bits belongs to weight 32 s + l; byte l of the j-th
 32 low halves holds weight 64 j + l in its low half and weight 64 j + 32 + l in its high half. Source:
-ggml-common.h (block_q5_K) and ggml-quants.c (quantize_row_q5_K_ref) of llama.cpp.
+ggml-common.h (block_q5_K) and ggml-quants.c (quantize_row_q5_K_ref and _impl) of llama.cpp.
 """
 
 from __future__ import annotations
@@ -14,18 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.kernels.intlanes import load_u8, store_u8, to_float
-from llmkit.kernels.jit import BYTES_IN, BYTES_OUT, FLOATS_IN, FLOATS_OUT, kernel
-from llmkit.kernels.kquant_affine import FOUND, SCRATCH
+from llmkit.kernels.jit import BYTES_IN, BYTES_OUT, FLOATS_IN, FLOATS_OUT, INT, kernel
+from llmkit.kernels.kquant_affine import SPREAD, AffineSearch
 from llmkit.kernels.kquant_rounding import SUPERBLOCK
-from llmkit.kernels.kquant_scales import (
-    GROUP,
-    SUB_BLOCKS,
-    read_scales,
-    round_codes,
-    search_superblocks,
-    write_scales,
-)
+from llmkit.kernels.kquant_scales import SUB_BLOCK, SUB_BLOCKS, ScaleNumbers, read_scales, round_codes, write_scales
 from llmkit.kernels.lanes import LANES, splat, store
+from llmkit.quantize.schemes.affine import SuperblockEncoder, weighted_search
 from llmkit.quantize.schemes.base import Packed, Rows
 from llmkit.quantize.schemes.flat import as_blocks, flat_scheme
 from llmkit.quantize.schemes.superblocks import unpack_nibbles, unpack_scales
@@ -36,39 +30,38 @@ BLOCK: Final = np.dtype([("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", 12), ("
 _BYTES: Final = 176
 _FIFTH_BITS: Final = 16
 _LOW_HALVES: Final = 48
-# What the search tries (see llmkit.kernels.kquant_affine). NumPy integers, since Numba would compile the search once
-# more for each Python literal.
-_HIGHEST: Final = np.int64(31)
-_FIRST: Final = np.float32(-0.5)
-_LAST_STEP: Final = np.int64(15)
+_HIGHEST: Final = 31
 
 
-@kernel(FLOATS_IN, BYTES_OUT)
-def _encode(weights: NDArray[np.float32], packed: NDArray[np.uint8]) -> None:
-    scratch = np.empty(SCRATCH, np.float32)
-    found = np.empty(FOUND, np.float32)
+@kernel(FLOATS_IN, INT, INT, FLOATS_IN, FLOATS_IN, BYTES_IN, BYTES_OUT)
+def _pack(
+    weights: NDArray[np.float32],
+    start: int,
+    stop: int,
+    found: NDArray[np.float32],
+    factors: NDArray[np.float32],
+    numbers: NDArray[np.uint8],
+    packed: NDArray[np.uint8],
+) -> None:
     scales = np.empty(SUB_BLOCKS, np.float32)
     minimums = np.empty(SUB_BLOCKS, np.float32)
     codes = np.empty(SUPERBLOCK, np.uint8)
-    n_superblocks = weights.size // SUPERBLOCK
-    for group in range(0, n_superblocks, GROUP):
-        count = min(GROUP, n_superblocks - group)
-        search_superblocks(weights, group * SUPERBLOCK, count, _HIGHEST, _FIRST, _LAST_STEP, scratch, found)
-        for k in range(count):
-            start, at, lane = (group + k) * SUPERBLOCK, (group + k) * _BYTES, k * SUB_BLOCKS
-            write_scales(found, lane, packed, at)
-            read_scales(packed, at, scales, minimums)
-            round_codes(weights, start, _HIGHEST, found, lane, scales, minimums, codes)
-            for i in range(0, 32, LANES):
-                fifth = load_u8(codes, i) >> 4
-                for j in range(1, SUB_BLOCKS):
-                    fifth = fifth | (load_u8(codes, 32 * j + i) >> 4) << j
-                store_u8(packed, at + _FIFTH_BITS + i, fifth)
-            for i in range(0, SUPERBLOCK // 2, LANES):
-                # Byte 32 j + l takes weights 64 j + l and 64 j + 32 + l.
-                low = i + i // 32 * 32
-                halves = (load_u8(codes, low) & 15) | (load_u8(codes, low + 32) & 15) << 4
-                store_u8(packed, at + _LOW_HALVES + i, halves)
+    for k in range((stop - start) // SUPERBLOCK):
+        position, sub_block = start + k * SUPERBLOCK, k * SUB_BLOCKS
+        at = position // SUPERBLOCK * _BYTES
+        write_scales(factors, k, numbers, sub_block, packed, at)
+        read_scales(packed, at, scales, minimums)
+        round_codes(weights, position, SUB_BLOCK, _HIGHEST, found, sub_block, scales, minimums, codes)
+        for i in range(0, 32, LANES):
+            fifth = load_u8(codes, i) >> 4
+            for j in range(1, SUB_BLOCKS):
+                fifth = fifth | (load_u8(codes, 32 * j + i) >> 4) << j
+            store_u8(packed, at + _FIFTH_BITS + i, fifth)
+        for i in range(0, SUPERBLOCK // 2, LANES):
+            # Byte 32 j + l takes weights 64 j + l and 64 j + 32 + l.
+            low = i + i // 32 * 32
+            halves = (load_u8(codes, low) & 15) | (load_u8(codes, low + 32) & 15) << 4
+            store_u8(packed, at + _LOW_HALVES + i, halves)
 
 
 @kernel(BYTES_IN, FLOATS_OUT)
@@ -95,4 +88,13 @@ def decode_oracle(packed: Packed) -> Rows:
     return (scales[..., None] * codes - minimums[..., None]).reshape(packed.shape[0], -1)
 
 
-SCHEME: Final = flat_scheme(TensorType.Q5_K, BLOCK, _decode, decode_oracle, _encode)
+_ENCODER: Final = SuperblockEncoder(
+    plain=AffineSearch(SUB_BLOCK, _HIGHEST, np.float32(-0.5), np.float32(0.1), 15, SPREAD),
+    plain_numbers=ScaleNumbers(SUB_BLOCKS, 63, 63, False),
+    weighted=weighted_search(SUB_BLOCK, _HIGHEST),
+    weighted_numbers=ScaleNumbers(SUB_BLOCKS, 63, 63, True),
+    variance_factor=2,
+    pack=_pack,
+)
+
+SCHEME: Final = flat_scheme(TensorType.Q5_K, BLOCK, _decode, decode_oracle, _ENCODER.encode, _ENCODER.encode_weighted)

@@ -8,35 +8,28 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
-from numba import types
 from numpy.typing import NDArray
 
-from llmkit.kernels.jit import FLOATS_OUT, kernel
-from llmkit.kernels.kquant_affine import FOUND, SCRATCH, SUB_BLOCK, search_lanes, search_one
-from llmkit.kernels.lanes import LANES
 from llmkit.quantize.schemes import scheme
 from llmkit.types import TensorType
 from tests import ggml
 from tests.quantize import kquant_oracle as oracle
-from tests.quantize.cases import CASES, rows_of
+from tests.quantize.cases import CASES, IMPORTANCE, importance_of, rows_of
 
 Rows = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
 KQUANTS = (TensorType.Q4_K, TensorType.Q5_K, TensorType.Q6_K)
-AFFINE = (TensorType.Q4_K, TensorType.Q5_K)
+WEIGHTED = [type for type in KQUANTS if scheme(type).uses_importance]
 each_kquant = pytest.mark.parametrize("type", KQUANTS, ids=lambda type: type.name)
-each_affine = pytest.mark.parametrize("type", AFFINE, ids=lambda type: type.name)
+each_weighted_kquant = pytest.mark.parametrize("type", WEIGHTED, ids=lambda type: type.name)
 
 ORACLES: dict[TensorType, Callable[[Rows], bytes]] = {
     TensorType.Q4_K: oracle.encode_q4_k,
     TensorType.Q5_K: oracle.encode_q5_k,
     TensorType.Q6_K: oracle.encode_q6_k,
 }
-COLUMNS = 1280  # five superblocks: the last group of two is never whole
+COLUMNS = 1280  # five superblocks: the last group of lanes is never whole
 N = 256 * COLUMNS
 LARGEST = 3.4028235e38
 
@@ -100,18 +93,32 @@ def large_rows(case: str) -> Rows:
     return rows
 
 
-def encode(type: TensorType, rows: Rows) -> Bytes:
+def encode(type: TensorType, rows: Rows, importance: Rows | None = None) -> Bytes:
     out = np.full((len(rows), scheme(type).row_bytes(rows.shape[1])), 0xA5, np.uint8)
-    scheme(type).encode(rows, out)
+    scheme(type).encode(rows, out, importance)
     return out
+
+
+def assert_same_superblocks(type: TensorType, rows: Rows, importance: Rows | None = None) -> None:
+    found, expected = encode(type, rows, importance), ggml.quantize(type, rows, importance)
+    differ = (found != expected).reshape(-1, scheme(type).block.itemsize).any(axis=1)
+    assert not differ.any(), f"{differ.sum()} superblocks differ, first {np.flatnonzero(differ)[0]}"
 
 
 @each_kquant
 @pytest.mark.parametrize("case", LARGE_CASES)
 def test_large_sets_encode_as_ggml(type: TensorType, case: str) -> None:
+    assert_same_superblocks(type, large_rows(case))
+
+
+@each_weighted_kquant
+@pytest.mark.parametrize("case", LARGE_CASES)
+def test_large_sets_encode_with_importance_as_ggml(type: TensorType, case: str) -> None:
+    """Every kind of importance with a part of the rows."""
     rows = large_rows(case)
-    differ = (encode(type, rows) != ggml.quantize(type, rows)).reshape(-1, scheme(type).block.itemsize).any(axis=1)
-    assert not differ.any(), f"{differ.sum()} superblocks differ, first {np.flatnonzero(differ)[0]}"
+    for i, kind in enumerate(IMPORTANCE):
+        part = np.ascontiguousarray(rows[i :: len(IMPORTANCE)])
+        assert_same_superblocks(type, part, importance_of(kind, COLUMNS))
 
 
 @each_kquant
@@ -132,6 +139,8 @@ def test_any_number_of_superblocks(type: TensorType, n_rows: int, n_superblocks:
     rng = np.random.default_rng(n_superblocks)
     rows = rng.standard_normal((n_rows, 256 * n_superblocks), np.float32)
     np.testing.assert_array_equal(encode(type, rows), ggml.quantize(type, rows))
+    importance = rng.random(256 * n_superblocks, np.float32)
+    np.testing.assert_array_equal(encode(type, rows, importance), ggml.quantize(type, rows, importance))
 
 
 @each_kquant
@@ -141,47 +150,6 @@ def test_threads_do_not_disturb_each_other(type: TensorType) -> None:
     with ThreadPoolExecutor(4) as pool:
         parts = list(pool.map(lambda i: encode(type, rows[i : i + 8]), range(0, len(rows), 8)))
     np.testing.assert_array_equal(np.concatenate(parts), whole)
-
-
-def _affine_numbers(type: TensorType, packed: Bytes) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.uint8]]:
-    """Blocks, their 6-bit scales [..., 8] and codes [..., 8, 32]."""
-    blocks = packed.view(scheme(type).block)
-    raw = blocks["scales"]
-    scales = np.concatenate([raw[..., :4] & 63, raw[..., 8:] & 15 | raw[..., :4] >> 6 << 4], axis=-1)
-    qs = blocks["qs"].reshape(*blocks.shape, 4, 32)
-    codes = np.stack([qs & 15, qs >> 4], axis=-2).reshape(*blocks.shape, 8, 32)
-    if type == TensorType.Q5_K:
-        bits = blocks["qh"][..., None, :] >> np.arange(8, dtype=np.uint8)[:, None] & 1
-        codes = codes | bits << 4
-    return blocks, scales, codes
-
-
-@each_affine
-def test_codes_of_the_search_stay_where_the_stored_scale_is_zero(type: TensorType) -> None:
-    """The branch `if (!d) continue` of the C code: the case must occur, or the test says nothing."""
-    rng = np.random.default_rng(0)
-    rows = rng.standard_normal((64, 256), np.float32)
-    rows[:, 32:] *= np.float32(1e-4)
-    packed = encode(type, rows)
-    _, scales, codes = _affine_numbers(type, packed)
-    assert (scales[..., 0] == 63).all()
-    assert (scales[..., 1:] == 0).all()
-    assert (codes[..., 1:, :].max(axis=-1) >= (14 if type == TensorType.Q4_K else 30)).all()
-    np.testing.assert_array_equal(packed, ggml.quantize(type, rows))
-
-
-@each_affine
-def test_scales_beyond_float16(type: TensorType) -> None:
-    sizes = np.array([[1e-9], [1e-4], [1e6], [1e9]])
-    rows = (sizes * np.random.default_rng(0).standard_normal((4, 256))).astype(np.float32)
-    packed = encode(type, rows)
-    blocks, _, _ = _affine_numbers(type, packed)
-    d = blocks["d"][:, 0]
-    assert d[0] == 0
-    assert 0 < d[1] < 6e-5  # a denormal
-    assert np.isfinite(d[2])
-    assert np.isinf(d[3])
-    np.testing.assert_array_equal(packed, ggml.quantize(type, rows))
 
 
 def test_q6_k_sub_blocks_of_zeros_beside_others() -> None:
@@ -198,38 +166,6 @@ def test_q6_k_sub_blocks_of_zeros_beside_others() -> None:
     assert (zeros == 0).all()
     assert (np.abs(small.astype(int) - 32).max(axis=-1) >= 31).all()
     np.testing.assert_array_equal(packed, ggml.quantize(TensorType.Q6_K, rows))
-
-
-@kernel(FLOATS_OUT, types.int64, types.float32, types.int64, FLOATS_OUT, FLOATS_OUT)
-def _search_both_ways(columns: Any, highest: int, first: float, last_step: int, lanes: Any, single: Any) -> None:
-    scratch = np.empty(SCRATCH, np.float32)
-    found = np.empty(FOUND, np.float32)
-    for i in range(SUB_BLOCK * LANES):
-        scratch[i] = columns[i]
-    search_lanes(scratch, highest, first, last_step, found)
-    for i in range(FOUND):
-        lanes[i] = found[i]
-    for lane in range(LANES):
-        one = search_one(scratch, lane, highest, first, last_step)
-        for part in range(4):
-            single[LANES * part + lane] = one[part]
-
-
-finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
-few = st.sampled_from([0.0, -0.0, 1.0, -1.0, -1.0000001, 2.0**-149, -(2.0**-130), 65504.0, -3e38])
-
-
-@pytest.mark.parametrize(("highest", "first", "last_step"), [(15, -1.0, 20), (31, -0.5, 15), (3, -0.5, 15)])
-@given(
-    columns=st.one_of(
-        [hnp.arrays(np.float32, SUB_BLOCK * LANES, elements=e, fill=f) for e, f in ((finite, few), (few, few))]
-    )
-)
-def test_lanes_find_what_a_lone_search_finds(columns: Rows, highest: int, first: float, last_step: int) -> None:
-    """Bit for bit, inverse scale and starting minimum included, which bytes seldom show."""
-    lanes, single = np.empty(FOUND, np.float32), np.empty(FOUND, np.float32)
-    _search_both_ways(columns, highest, np.float32(first), last_step, lanes, single)
-    np.testing.assert_array_equal(lanes.view(np.uint32), single.view(np.uint32))
 
 
 @each_kquant
