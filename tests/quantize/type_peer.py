@@ -1,0 +1,156 @@
+"""llama.cpp's own choice of tensor types, without a file: the functions that its tests use (src/llama-ext.h).
+
+They are C++ functions without classes in their signatures, so ctypes can call them by their mangled names. They choose
+as llama-quantize does without an importance matrix.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import llama_cpp
+
+from llmkit.quantize.recipes import ModelShape, TypeOptions
+from llmkit.types import TensorType
+from tests import peer
+
+_POINTER = ctypes.c_void_p
+
+
+class _ModelDescription(ctypes.Structure):
+    """`llama_quant_model_desc`."""
+
+    _fields_ = [
+        ("architecture", ctypes.c_char_p),
+        *((name, ctypes.c_uint32) for name in ("n_embd", "n_ff", "n_layer", "n_head", "n_head_kv", "n_expert")),
+        *((name, ctypes.c_uint32) for name in ("n_embd_head_k", "n_embd_head_v")),
+    ]
+
+
+class _InitParams(ctypes.Structure):
+    """`ggml_init_params`."""
+
+    _fields_ = [("mem_size", ctypes.c_size_t), ("mem_buffer", _POINTER), ("no_alloc", ctypes.c_bool)]
+
+
+class _Api:
+    """The functions with their signatures."""
+
+    def __init__(self) -> None:
+        folder = Path(llama_cpp.__file__).parent / "lib"
+        ggml, llama = (ctypes.CDLL(str(folder / name)) for name in ("libggml-base.so", "libllama.so"))
+        bind = _bind
+        self.init = bind(ggml.ggml_init, _POINTER, _InitParams)
+        self.free = bind(ggml.ggml_free, None, _POINTER)
+        self.overhead = bind(ggml.ggml_tensor_overhead, ctypes.c_size_t)
+        self.new_tensor = bind(
+            ggml.ggml_new_tensor, _POINTER, _POINTER, ctypes.c_int, ctypes.c_int, ctypes.POINTER(ctypes.c_int64)
+        )
+        self.set_name = bind(ggml.ggml_set_name, _POINTER, _POINTER, ctypes.c_char_p)
+        self.model = bind(
+            llama._Z31llama_quant_model_from_metadataPK22llama_quant_model_desc,
+            _POINTER,
+            ctypes.POINTER(_ModelDescription),
+        )
+        self.free_model = bind(llama.llama_model_free, None, _POINTER)
+        self.quantizer = bind(
+            llama._Z16llama_quant_initPK11llama_modelPK27llama_model_quantize_params, _POINTER, _POINTER, _POINTER
+        )
+        self.free_quantizer = bind(llama._Z16llama_quant_freeP19quantize_state_impl, None, _POINTER)
+        self.allows = bind(
+            llama._Z38llama_quant_tensor_allows_quantizationPK19quantize_state_implPK11ggml_tensor,
+            ctypes.c_bool,
+            _POINTER,
+            _POINTER,
+        )
+        self.compute_types = bind(
+            llama._Z25llama_quant_compute_typesP19quantize_state_impl11llama_ftypePP11ggml_tensorP9ggml_typem,
+            None,
+            _POINTER,
+            ctypes.c_int,
+            ctypes.POINTER(_POINTER),
+            ctypes.POINTER(ctypes.c_int),
+            ctypes.c_size_t,
+        )
+
+
+def _bind(function, result, *arguments):  # type: ignore[no-untyped-def]
+    function.restype = result
+    function.argtypes = arguments
+    return function
+
+
+@cache
+def _api() -> _Api:
+    peer.silence()
+    return _Api()
+
+
+KEPT = TensorType.F64  # what tensors have before; no recipe chooses it
+
+
+def compute_types(
+    file_types: Sequence[int],
+    model: ModelShape,
+    tensors: Sequence[tuple[str, tuple[int, ...]]],
+    options: TypeOptions,
+) -> list[dict[str, TensorType]]:
+    """The types that llama.cpp chooses for `tensors` (in the order of a file) in each of the `file_types`.
+
+    Tensors that are not to be quantised are `KEPT`.
+    """
+    api = _api()
+    description = _ModelDescription(
+        model.architecture.encode(), 256, 256, model.n_layers, model.n_heads, model.n_kv_heads, model.n_experts, 64, 64
+    )
+    params = llama_cpp.llama_model_quantize_default_params()
+    keep_alive = set_options(params, options)
+    context = api.init(_InitParams(len(tensors) * api.overhead() + 4096, None, True))
+    loaded = api.model(ctypes.byref(description))
+    quantizer = api.quantizer(loaded, ctypes.addressof(params))
+    try:
+        handles = [_tensor(api, context, name, shape) for name, shape in tensors]
+        pointers = (_POINTER * len(handles))(*handles)
+        results = (ctypes.c_int * len(handles))()
+        found = []
+        for file_type in file_types:
+            api.compute_types(quantizer, file_type, pointers, results, len(handles))
+            found.append(
+                {
+                    name: TensorType(result) if api.allows(quantizer, handle) else KEPT
+                    for (name, _), handle, result in zip(tensors, handles, results, strict=True)
+                }
+            )
+        return found
+    finally:
+        api.free_quantizer(quantizer)
+        api.free_model(loaded)
+        api.free(context)
+        del keep_alive
+
+
+def set_options(params: llama_cpp.llama_model_quantize_params, options: TypeOptions) -> object:
+    """Write `options` to llama.cpp's parameters; the result must live as long as they are used."""
+    params.pure = options.pure
+    if options.output_type is not None:
+        params.output_tensor_type = options.output_type
+    if options.token_embedding_type is not None:
+        params.token_embedding_type = options.token_embedding_type
+    if not options.tensor_types:
+        return None
+    override = llama_cpp.llama_model_tensor_override
+    # llama-quantize itself puts the patterns in lower case before it passes them on; the list ends with no pattern.
+    overrides = [override(pattern.pattern.lower().encode(), type) for pattern, type in options.tensor_types]
+    array = (override * (len(overrides) + 1))(*overrides)
+    params.tt_overrides = array
+    return array
+
+
+def _tensor(api: _Api, context: int, name: str, shape: tuple[int, ...]) -> int:
+    ne = (ctypes.c_int64 * len(shape))(*reversed(shape))
+    tensor: int = api.new_tensor(context, TensorType.F32, len(shape), ne)
+    api.set_name(tensor, name.encode())
+    return tensor
