@@ -205,6 +205,34 @@ def splat_int(typingctx, value):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def lane_numbers(typingctx):  # type: ignore[no-untyped-def]
+    """0, 1, 2 .. 15."""
+    return I32X16(), lambda context, builder, sig, args: ir.Constant(_WORDS, list(range(LANES)))
+
+
+def _halves(first: int) -> Build:
+    """Eight lanes of args[0] and the same eight of args[1], from lane `first` on."""
+    order = [side + lane for side in (0, LANES) for lane in range(first, first + LANES // 2)]
+
+    def build(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
+        return builder.shuffle_vector(*args, ir.Constant(_WORDS, order))
+
+    return build
+
+
+@intrinsic
+def lower_halves(typingctx, left, right):  # type: ignore[no-untyped-def]
+    """Lanes 0-7 of both, one after the other."""
+    return (I32X16(left, right), _halves(0)) if (left, right) == (I32X16, I32X16) else None
+
+
+@intrinsic
+def upper_halves(typingctx, left, right):  # type: ignore[no-untyped-def]
+    """Lanes 8-15 of both, one after the other."""
+    return (I32X16(left, right), _halves(LANES // 2)) if (left, right) == (I32X16, I32X16) else None
+
+
+@intrinsic
 def bits_of(typingctx, lanes):  # type: ignore[no-untyped-def]
     """The IEEE bits of float32 lanes."""
     if lanes != F32X16:

@@ -12,8 +12,10 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
@@ -22,9 +24,10 @@ from llmkit.quantize.schemes import SCHEMES, scheme  # noqa: E402
 from llmkit.types import TensorType  # noqa: E402
 from tests import ggml  # noqa: E402
 from tests.quantize.cases import CASES, rows_of, smollm2_rows  # noqa: E402
-from tests.quantize.golden import WEIGHTS, golden_file, importance, read, weighted  # noqa: E402
+from tests.quantize.golden import DECODED, PACKED, WEIGHTS, golden_file, importance, read, weighted  # noqa: E402
 
 ROWS_PER_CASE = 4
+DECODED_ROWS = 8
 GOLDEN_COLUMNS = 256
 
 
@@ -41,6 +44,22 @@ def make_weights() -> None:
     np.savez_compressed(WEIGHTS, allow_pickle=False, **chosen)
 
 
+def encodings(type: TensorType, weights: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """ggml's encoding of every case, also with an importance matrix where the type uses one."""
+    packed: dict[str, NDArray[Any]] = {case: ggml.quantize(type, rows) for case, rows in weights.items()}
+    if scheme(type).uses_importance:
+        for case, rows in weights.items():
+            packed[weighted(case)] = ggml.quantize(type, rows, importance(rows.shape[1]))
+    return packed
+
+
+def decodings(type: TensorType) -> dict[str, NDArray[Any]]:
+    """Arbitrary bytes, all of which stand for some weights, and what ggml decodes them to."""
+    random = np.random.default_rng(int(type))
+    packed = random.integers(0, 256, (DECODED_ROWS, scheme(type).row_bytes(GOLDEN_COLUMNS)), np.uint8)
+    return {PACKED: packed, DECODED: ggml.decode(type, packed)}
+
+
 def main(names: list[str]) -> None:
     """Write the golden file of each type."""
     if not WEIGHTS.exists():
@@ -48,11 +67,8 @@ def main(names: list[str]) -> None:
     weights = read(WEIGHTS)
     types = [TensorType[name.upper()] for name in names] or list(SCHEMES)
     for type in types:
-        packed = {case: ggml.quantize(type, rows) for case, rows in weights.items()}
-        if scheme(type).uses_importance:
-            for case, rows in weights.items():
-                packed[weighted(case)] = ggml.quantize(type, rows, importance(rows.shape[1]))
-        np.savez_compressed(golden_file(type), allow_pickle=False, build=np.array(ggml.build()), **packed)
+        arrays = encodings(type, weights) if scheme(type).encoder else decodings(type)
+        np.savez_compressed(golden_file(type), allow_pickle=False, build=np.array(ggml.build()), **arrays)
         print(f"{golden_file(type)}: {golden_file(type).stat().st_size:,} bytes, {ggml.build()}")
 
 

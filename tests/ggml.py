@@ -1,17 +1,35 @@
-"""ggml's own encoders, from the installed llama-cpp-python, through ctypes: the judge of exactness."""
+"""ggml's own encoders and decoders, from the installed llama-cpp-python, through ctypes: the judge of exactness."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.types import TensorType
+from llmkit.types import BLOCK_LAYOUTS, TensorType
+
+_Decoder = Callable[[int, int, int], None]
+_DECODER: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+
+
+class _TypeTraits(ctypes.Structure):
+    """The beginning of `struct ggml_type_traits` (ggml.h)."""
+
+    _fields_ = (
+        ("type_name", ctypes.c_char_p),
+        ("block_size", ctypes.c_int64),
+        ("block_size_interleave", ctypes.c_int64),
+        ("type_size", ctypes.c_size_t),
+        ("is_quantized", ctypes.c_bool),
+        ("to_float", ctypes.c_void_p),
+    )
 
 
 @cache
@@ -36,6 +54,8 @@ def library() -> ctypes.CDLL:
     ]
     base.ggml_row_size.restype = ctypes.c_size_t
     base.ggml_row_size.argtypes = [ctypes.c_int, ctypes.c_int64]
+    base.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
+    base.ggml_get_type_traits.argtypes = [ctypes.c_int]
     base.ggml_version.restype = ctypes.c_char_p
     base.ggml_commit.restype = ctypes.c_char_p
     return base
@@ -66,4 +86,28 @@ def quantize(
     written = base.ggml_quantize_chunk(int(type), rows.ctypes.data, out.ctypes.data, 0, n_rows, columns, weights)
     if written != out.nbytes:
         raise AssertionError(f"ggml wrote {written} bytes of {type.name}, expected {out.nbytes}")
+    return out
+
+
+@cache
+def decoder(type: TensorType) -> _Decoder | None:
+    """ggml's function decoder(packed address, weights address, number of weights) of a type; None if it has none."""
+    base = library()
+    traits = base.ggml_get_type_traits(int(type)).contents
+    assert (traits.block_size, traits.type_size) == BLOCK_LAYOUTS[type]
+    if traits.to_float:
+        return _DECODER(traits.to_float)
+    if type is TensorType.Q8_K:
+        # Not in the table, since ggml never decodes it itself, but exported all the same.
+        return _DECODER(("dequantize_row_q8_K", base))
+    return None
+
+
+def decode(type: TensorType, packed: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Encoded rows uint8 [n, row_bytes] -> float32 [n, columns]."""
+    run, layout = decoder(type), BLOCK_LAYOUTS[type]
+    assert run is not None, f"ggml does not decode {type.name}"
+    packed = np.ascontiguousarray(packed)
+    out = np.empty((len(packed), packed.shape[1] // layout.block_bytes * layout.block_size), np.float32)
+    run(packed.ctypes.data, out.ctypes.data, out.size)
     return out

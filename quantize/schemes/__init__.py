@@ -22,15 +22,32 @@ SCHEMES: Final[dict[TensorType, str]] = {
     TensorType.Q5_0: "q5_0",
     TensorType.Q5_1: "q5_1",
     TensorType.Q8_0: "q8_0",
+    TensorType.Q2_K: "q2_k",
     TensorType.Q4_K: "q4_k",
     TensorType.Q5_K: "q5_k",
     TensorType.Q6_K: "q6_k",
+    TensorType.IQ4_NL: "iq4_nl",
+    TensorType.IQ4_XS: "iq4_xs",
+    # Read only.
+    TensorType.Q8_K: "q8_k",
+    TensorType.IQ1_S: "iq1_s",
+    TensorType.IQ1_M: "iq1_m",
+    TensorType.IQ2_XXS: "iq2_xxs",
+    TensorType.IQ2_XS: "iq2_xs",
+    TensorType.IQ2_S: "iq2_s",
+    TensorType.IQ3_XXS: "iq3_xxs",
+    TensorType.IQ3_S: "iq3_s",
+    TensorType.TQ1_0: "tq1_0",
+    TensorType.TQ2_0: "tq2_0",
+    TensorType.NVFP4: "nvfp4",
+    TensorType.Q1_0: "q1_0",
+    TensorType.Q2_0: "q2_0",
 }
 
 
 @cache
 def scheme(type: TensorType) -> Scheme:
-    """The scheme that encodes and decodes `type`."""
+    """The scheme of `type`. Raises UnsupportedError for one that is not in the table."""
     if type not in SCHEMES:
         known = ", ".join(t.name for t in SCHEMES)
         raise UnsupportedError(f"tensor type {type.name} is not implemented; known: {known}")

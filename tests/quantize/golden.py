@@ -2,7 +2,8 @@
 
 `weights.npz` holds the rows of every case (float32 [rows, 256]); `<type>.npz` holds their encodings under the same
 names (uint8 [rows, row_bytes]), for types that use one also the encodings with an importance matrix, and under `build`
-the ggml that made them. scripts/make_golden.py writes both.
+the ggml that made them. For a type that is read but not written it holds bytes under PACKED and what ggml decodes them
+to under DECODED. scripts/make_golden.py writes all.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from llmkit.types import TensorType
 
 FOLDER: Final = Path(__file__).resolve().parent.parent / "golden"
 WEIGHTS: Final = FOLDER / "weights.npz"
+PACKED: Final = "packed"  # uint8 [rows, row_bytes]
+DECODED: Final = "decoded"  # float32 [rows, columns]
 
 
 def golden_file(type: TensorType) -> Path:

@@ -10,30 +10,38 @@ from pathlib import Path
 
 import pytest
 
-from tests.quantize import golden
+from tests.conftest import REPOSITORY
 
 CHECK = """
 import sys
 import numpy as np
 from numba.core.registry import cpu_target
 from llmkit.quantize.schemes import SCHEMES, scheme
-folder, cpu, features = sys.argv[1:]
-assert cpu_target.target_context.codegen().magic_tuple()[1:] == (cpu, features)
-weights = np.load(f"{folder}/weights.npz")
+from tests.quantize import golden
+
+def check_decoded(type, packed, expected):
+    found = np.empty_like(expected)
+    scheme(type).decode(packed, found)
+    same = (found.view(np.uint32) == expected.view(np.uint32)) | (np.isnan(found) & np.isnan(expected))
+    assert same.all(), type.name
+
+assert cpu_target.target_context.codegen().magic_tuple()[1:] == tuple(sys.argv[1:])
+weights = golden.read(golden.WEIGHTS)
 for type in SCHEMES:
-    expected = np.load(f"{folder}/{type.name.lower()}.npz")
+    expected = golden.read(golden.golden_file(type))
     s = scheme(type)
-    for case in weights.files:
-        rows = weights[case]
+    if not s.encoder:
+        check_decoded(type, expected[golden.PACKED], expected[golden.DECODED])
+        continue
+    for case, rows in weights.items():
         packed = np.empty((len(rows), s.row_bytes(rows.shape[1])), np.uint8)
+        if s.uses_importance:
+            s.encode(rows, packed, golden.importance(rows.shape[1]))
+            assert (packed == expected[golden.weighted(case)]).all(), (type.name, golden.weighted(case))
         s.encode(rows, packed)
         assert (packed == expected[case]).all(), (type.name, case)
-        decoded = np.empty_like(rows)
-        s.decode(packed, decoded)
         with np.errstate(all="ignore"):
-            oracle = s.decode_oracle(packed)
-        same = (decoded.view(np.uint32) == oracle.view(np.uint32)) | (np.isnan(decoded) & np.isnan(oracle))
-        assert same.all(), (type.name, case)
+            check_decoded(type, packed, s.decode_oracle(packed))
 """
 
 
@@ -42,6 +50,6 @@ for type in SCHEMES:
 @pytest.mark.parametrize(("cpu", "features"), [("x86-64", "+sse2,-avx"), ("haswell", "+avx2,+fma,+f16c,-avx512f")])
 def test_golden_vectors_on_other_processors(cpu: str, features: str, tmp_path: Path) -> None:
     environment = os.environ | {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(tmp_path)}
-    command = [sys.executable, "-c", CHECK, str(golden.FOLDER), cpu, features]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", CHECK, cpu, features]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
