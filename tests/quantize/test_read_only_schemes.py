@@ -10,6 +10,7 @@ from llmkit.errors import UnsupportedError
 from llmkit.quantize.schemes import SCHEMES, scheme
 from llmkit.types import BLOCK_LAYOUTS, TensorType
 from tests import ggml
+from tests.quantize import golden
 
 COLUMNS = 512
 READ_ONLY = [type for type in SCHEMES if scheme(type).encoder is None]
@@ -40,6 +41,14 @@ def decode(type: TensorType, packed: NDArray[np.uint8]) -> NDArray[np.float32]:
     out = np.full((len(packed), packed.shape[1] // layout.block_bytes * layout.block_size), 12345, np.float32)
     scheme(type).decode(packed, out)
     return out
+
+
+@each_type
+def test_golden_vectors(type: TensorType) -> None:
+    expected = golden.read(golden.golden_file(type))
+    assert set(expected) == {"build", golden.PACKED, golden.DECODED}
+    assert "ggml" in str(expected["build"])
+    np.testing.assert_array_equal(decode(type, expected[golden.PACKED]), expected[golden.DECODED])
 
 
 @pytest.mark.parametrize(
