@@ -46,6 +46,7 @@ def encode(type: TensorType, rows: Rows, importance: Rows | None = None) -> Byte
 
 
 ORACLES: dict[TensorType, Callable[[Rows, Rows], bytes]] = {
+    TensorType.Q2_K: oracle.encode_q2_k,
     TensorType.Q4_K: oracle.encode_q4_k,
     TensorType.Q5_K: oracle.encode_q5_k,
 }
@@ -155,7 +156,7 @@ def test_lanes_find_what_a_lone_search_finds(form: AffineSearch, data: st.DataOb
     np.testing.assert_array_equal(lanes[: 4 * LANES].view(np.uint32), alone.view(np.uint32))
 
 
-@each_with_six_bits
+@pytest.mark.parametrize("type", ORACLES, ids=lambda type: type.name)
 @pytest.mark.parametrize("columns", [256, 768, 5 * 256])
 def test_tiles_may_end_inside_a_row(type: TensorType, columns: int) -> None:
     rng = np.random.default_rng(columns)

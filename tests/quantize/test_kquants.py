@@ -19,12 +19,13 @@ from tests.quantize.cases import CASES, IMPORTANCE, importance_of, rows_of
 Rows = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
-KQUANTS = (TensorType.Q4_K, TensorType.Q5_K, TensorType.Q6_K)
+KQUANTS = (TensorType.Q2_K, TensorType.Q4_K, TensorType.Q5_K, TensorType.Q6_K)
 WEIGHTED = [type for type in KQUANTS if scheme(type).uses_importance]
 each_kquant = pytest.mark.parametrize("type", KQUANTS, ids=lambda type: type.name)
 each_weighted_kquant = pytest.mark.parametrize("type", WEIGHTED, ids=lambda type: type.name)
 
 ORACLES: dict[TensorType, Callable[[Rows], bytes]] = {
+    TensorType.Q2_K: oracle.encode_q2_k,
     TensorType.Q4_K: oracle.encode_q4_k,
     TensorType.Q5_K: oracle.encode_q5_k,
     TensorType.Q6_K: oracle.encode_q6_k,
