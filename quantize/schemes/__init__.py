@@ -23,6 +23,7 @@ SCHEMES: Final[dict[TensorType, str]] = {
     TensorType.Q5_1: "q5_1",
     TensorType.Q8_0: "q8_0",
     TensorType.Q2_K: "q2_k",
+    TensorType.Q3_K: "q3_k",
     TensorType.Q4_K: "q4_k",
     TensorType.Q5_K: "q5_k",
     TensorType.Q6_K: "q6_k",

@@ -41,6 +41,7 @@ RELATIVE_ERROR = {
     TensorType.Q5_0: (0.03, 0.055),
     TensorType.Q5_1: (0.025, 0.045),
     TensorType.Q2_K: (0.24, 0.36),
+    TensorType.Q3_K: (0.12, 0.18),
     TensorType.Q4_K: (0.05, 0.08),
     TensorType.Q5_K: (0.025, 0.04),
     TensorType.Q6_K: (0.012, 0.022),
