@@ -2,7 +2,7 @@
 
 A 32-bit word holds bit 4 of every code, weight i at bit i; then byte i holds the lower four bits for weight i in
 its low half and for weight i + 16 in its high half. Layout: ggml-common.h, `block_q5_0`; encoding: ggml-quants.c,
-`quantize_row_q5_0_ref`.
+`quantize_row_q5_0_ref` and `quantize_row_q5_0_impl`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmkit.kernels.blocks import (
     BLOCK,
@@ -26,7 +25,8 @@ from llmkit.kernels.intlanes import get_u32, load_u8, smaller, splat_int, store_
 from llmkit.kernels.jit import BYTES_IN, BYTES_OUT, FLOATS_IN, FLOATS_OUT, kernel
 from llmkit.kernels.lanes import load, splat, store
 from llmkit.quantize.schemes.base import Packed, Rows
-from llmkit.quantize.schemes.flat import as_blocks, fifth_bits, flat_scheme, nibbles
+from llmkit.quantize.schemes.flat import Bytes, Floats, as_blocks, fifth_bits, flat_scheme, nibbles
+from llmkit.quantize.schemes.symmetric import search_groups, tiles
 from llmkit.types import TensorType
 
 BLOCK_Q5_0: Final = np.dtype([("scale", "<f2"), ("high_bits", "u1", 4), ("codes", "u1", 16)])
@@ -34,7 +34,7 @@ _BYTES = 22
 
 
 @kernel(FLOATS_IN, BYTES_OUT)
-def _encode(weights: NDArray[np.float32], packed: NDArray[np.uint8]) -> None:
+def _encode(weights: Floats, packed: Bytes) -> None:
     for block in range(weights.size // BLOCK):
         at, to = block * BLOCK, block * _BYTES
         low, high = load(weights, at), load(weights, at + HALF_BLOCK)
@@ -48,8 +48,25 @@ def _encode(weights: NDArray[np.float32], packed: NDArray[np.uint8]) -> None:
         store_u8(packed, to + 6, (low_codes & 15) | (high_codes << 4))
 
 
+@kernel(FLOATS_IN, BYTES_IN, BYTES_OUT)
+def _pack(scales: Floats, codes: Bytes, packed: Bytes) -> None:
+    for block in range(scales.size):
+        at, to = block * BLOCK, block * _BYTES
+        put_f16(packed, to, scales[block])
+        low_codes, high_codes = load_u8(codes, at), load_u8(codes, at + HALF_BLOCK)
+        put_fifth_bits(packed, to + 2, low_codes, high_codes)
+        store_u8(packed, to + 6, (low_codes & 15) | high_codes << 4)
+
+
+def _encode_weighted(weights: Floats, packed: Bytes, importance: Floats) -> None:
+    columns = importance.size
+    for part in tiles(weights.size, columns):
+        scales, _, codes = search_groups(weights[part], BLOCK, 16, importance, run=columns)
+        _pack(scales, codes, packed[part.start // BLOCK * _BYTES : part.stop // BLOCK * _BYTES])
+
+
 @kernel(BYTES_IN, FLOATS_OUT)
-def _decode(packed: NDArray[np.uint8], weights: NDArray[np.float32]) -> None:
+def _decode(packed: Bytes, weights: Floats) -> None:
     for block in range(weights.size // BLOCK):
         at, to = block * _BYTES, block * BLOCK
         scale, fifth, codes = get_f16(packed, at), get_u32(packed, at + 2), load_u8(packed, at + 6)
@@ -65,4 +82,4 @@ def decode_oracle(packed: Packed) -> Rows:
     return weights.reshape(len(packed), -1)
 
 
-SCHEME: Final = flat_scheme(TensorType.Q5_0, BLOCK_Q5_0, _decode, decode_oracle, _encode)
+SCHEME: Final = flat_scheme(TensorType.Q5_0, BLOCK_Q5_0, _decode, decode_oracle, _encode, _encode_weighted)

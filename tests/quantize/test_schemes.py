@@ -81,6 +81,19 @@ def assert_same_floats(found: Rows, expected: Rows) -> None:
     assert same.all(), f"{np.count_nonzero(~same)} values differ: {found[~same][:4]} instead of {expected[~same][:4]}"
 
 
+def with_one_nan(type: TensorType, packed: Bytes) -> Bytes:
+    """The same bytes with one NaN for all scales that are NaN.
+
+    The mean square of a row with NaN of both signs is either of them: x86 returns the first operand of two NaN, and
+    which one that is in a sum or product, C leaves to the compiler.
+    """
+    blocks = packed.copy().view(scheme(type).block)
+    for name in blocks.dtype.names or ():
+        if blocks.dtype[name] == np.float16:
+            blocks[name][np.isnan(blocks[name])] = np.nan
+    return blocks.view(np.uint8)
+
+
 def gguf_decode(type: TensorType, packed: Bytes) -> Rows:
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
@@ -318,7 +331,10 @@ def test_encodes_what_is_not_finite_as_ggml(type: TensorType, special: tuple[flo
     assert_same_bytes(encode(scheme(type), rows), ggml.quantize(type, rows), rows)
     if scheme(type).uses_importance:
         importance = importance_of("ordinary")
-        assert_same_bytes(encode(scheme(type), rows, importance), ggml.quantize(type, rows, importance), rows)
+        found, expected = encode(scheme(type), rows, importance), ggml.quantize(type, rows, importance)
+        if len(special) == 4:
+            found, expected = with_one_nan(type, found), with_one_nan(type, expected)
+        assert_same_bytes(found, expected, rows)
 
 
 @pytest.mark.parametrize("type", FLOATS, ids=lambda type: type.name)
