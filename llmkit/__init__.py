@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llmkit.api import ConversionResult, convert, load
     from llmkit.errors import LlmkitError
+    from llmkit.importance import ImportanceResult, compute_importance
     from llmkit.protocols import GenerationStats, Message, SamplingOptions, Session
 
 __version__ = "0.1.0"
@@ -21,11 +22,13 @@ __version__ = "0.1.0"
 __all__ = [
     "ConversionResult",
     "GenerationStats",
+    "ImportanceResult",
     "LlmkitError",
     "Message",
     "SamplingOptions",
     "Session",
     "__version__",
+    "compute_importance",
     "convert",
     "load",
 ]
@@ -34,6 +37,8 @@ _HOMES = {
     "ConversionResult": "llmkit.api",
     "load": "llmkit.api",
     "LlmkitError": "llmkit.errors",
+    "ImportanceResult": "llmkit.importance",
+    "compute_importance": "llmkit.importance",
     "GenerationStats": "llmkit.protocols",
     "Message": "llmkit.protocols",
     "SamplingOptions": "llmkit.protocols",

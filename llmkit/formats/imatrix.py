@@ -1,8 +1,8 @@
 """Importance-matrix files of llama.cpp: sums of squared activations per column, and how many tokens went into them.
 
-Two forms are read. GGUF (llama.cpp, tools/imatrix/imatrix.cpp, `save_imatrix`): float32 tensors `<tensor>.in_sum2`
-[experts, columns] and `<tensor>.counts` [experts, 1]. And the older binary form without a magic number, little endian
-(`save_imatrix_legacy`):
+Two forms are read, and the first is written (llama.cpp, tools/imatrix/imatrix.cpp). GGUF (`save_imatrix`): float32
+tensors `<tensor>.in_sum2` [experts, columns] and `<tensor>.counts` [experts, 1]. And the older binary form without a
+magic number, little endian (`save_imatrix_legacy`):
 
     i32 number of entries
     per entry: i32 length of the name, the name, i32 calls, i32 number of values, that many float32
@@ -24,8 +24,10 @@ from numpy.typing import NDArray
 
 from llmkit.errors import FormatError
 from llmkit.formats.files import foreign_content, open_regular, read_exactly
-from llmkit.formats.gguf import GGUFFile, ValueType, open_gguf
+from llmkit.formats.gguf import GGUFFile, ValueType, array, open_gguf, plan_layout, string, u32
 from llmkit.formats.gguf.limits import MAGIC, MAX_ENTRIES, MAX_NAME_BYTES
+from llmkit.formats.output import publish
+from llmkit.types import TensorType
 
 SUMS_SUFFIX: Final = ".in_sum2"
 COUNTS_SUFFIX: Final = ".counts"
@@ -236,3 +238,27 @@ def _checked(path: Path, name: str, sums: NDArray[Any], counts: NDArray[np.int64
         problem = f"{expert}column {column}: a sum of squares of {sums[row, column]!s}; the file cannot be used"
         raise FormatError(path, problem, tensor=name)
     return ColumnSums(sums, counts)
+
+
+def write_imatrix(path: Path, file: ImatrixFile, *, overwrite: bool) -> None:
+    """Write the GGUF form to `path`, entries in the order of their names, as llama-imatrix does.
+
+    Raises OutputError, and UnsupportedError for a name that is too long for GGUF with its suffix.
+    """
+    metadata = {
+        "general.type": string("imatrix"),
+        DATASETS_KEY: array(ValueType.STRING, file.datasets),
+        CHUNK_COUNT_KEY: u32(file.n_chunks),
+        CHUNK_SIZE_KEY: u32(file.chunk_size),
+    }
+    arrays = {}
+    for name, entry in sorted(file.entries.items()):
+        # ggml drops leading dimensions of 1, so a plain matrix has one-dimensional tensors.
+        single = len(entry.counts) == 1
+        arrays[name + SUMS_SUFFIX] = entry.sums[0] if single else entry.sums
+        arrays[name + COUNTS_SUFFIX] = entry.counts.astype("<f4").reshape(1 if single else (-1, 1))
+    layout = plan_layout(metadata, [(name, TensorType.F32, values.shape) for name, values in arrays.items()])
+    with publish(path, layout.total_bytes, overwrite=overwrite) as output:
+        output.write_at(layout.header, 0)
+        for values, offset in zip(arrays.values(), layout.offsets, strict=True):
+            output.write_at(np.ascontiguousarray(values, "<f4").tobytes(), offset)
