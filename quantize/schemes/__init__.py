@@ -29,6 +29,7 @@ SCHEMES: Final[dict[TensorType, str]] = {
     TensorType.Q6_K: "q6_k",
     TensorType.IQ4_NL: "iq4_nl",
     TensorType.IQ4_XS: "iq4_xs",
+    TensorType.MXFP4: "mxfp4",
     # Read only.
     TensorType.Q8_K: "q8_k",
     TensorType.IQ1_S: "iq1_s",

@@ -47,6 +47,7 @@ RELATIVE_ERROR = {
     TensorType.Q6_K: (0.012, 0.022),
     TensorType.IQ4_NL: (0.05, 0.09),
     TensorType.IQ4_XS: (0.05, 0.09),
+    TensorType.MXFP4: (0.09, 0.14),
 }
 
 
