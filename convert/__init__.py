@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmkit.api import ConversionResult
+    from llmkit.conversion import ConversionResult
 
 
 class _CallablePackage(ModuleType):

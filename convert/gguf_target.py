@@ -6,35 +6,51 @@ Keys are those that llama.cpp's loader reads for the architecture (src/llama-arc
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from llmkit.convert.archs import ConfigReader, HParams, Rope, excerpt, find_family
 from llmkit.convert.checkpoint import Checkpoint
+from llmkit.convert.encoding import importance_metadata, require_schemes, weigh
+from llmkit.convert.filelayout import lay_out
+from llmkit.convert.matching import MatchedTensor, match_tensors
 from llmkit.convert.modelcard import general_metadata
-from llmkit.convert.plan import ConversionPlan, MatchedTensor, PlannedTensor, match_tensors
+from llmkit.convert.plan import ConversionPlan, PlannedTensor
 from llmkit.convert.tokenizer import tokenizer_metadata
 from llmkit.errors import FormatError, UnsupportedError
-from llmkit.formats.gguf import Value, f32, plan_layout, string, u32
-from llmkit.quantize.recipes import Choice, ModelShape, Recipe, choose_types
+from llmkit.formats.gguf import Value, f32, string, u32
+from llmkit.quantize.imatrix import ImportanceMatrix
+from llmkit.quantize.recipes import Choice, ModelShape, Recipe, TypeOptions, choose_types, unused_options
 from llmkit.types import TensorType, tensor_bytes
 
 QUANTIZATION_VERSION = 2  # ggml.h, GGML_QNT_VERSION
 
 
 def plan_gguf(
-    checkpoint: Checkpoint, recipe: Recipe, *, model_id: str | None = None, tokenizer_pre: str | None = None
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    *,
+    options: TypeOptions | None = None,
+    importance: ImportanceMatrix | None = None,
+    split_size: int | None = None,
+    model_id: str | None = None,
+    tokenizer_pre: str | None = None,
 ) -> ConversionPlan:
-    """Plan the conversion of `checkpoint` to a GGUF file by `recipe`; reads no weight."""
+    """Plan the conversion of `checkpoint` to a GGUF file by `recipe`; reads no weight.
+
+    importance: weighs the errors of the columns of the tensors that it has data for.
+    split_size: bytes of tensor data that a file may hold, if the model is to be split; see `lay_out`.
+    """
+    options = options or TypeOptions()
     config = ConfigReader(checkpoint.folder / "config.json", checkpoint.config)
     _refuse_quantized(config)
     family = find_family(config)
     hparams = family.read_hparams(config)
     matched, notes = match_tensors(family, hparams, checkpoint)
     named = [(_gguf_name(m), m.source.shape) for m in matched]
-    choices = choose_types(recipe, ModelShape(hparams.n_layers, hparams.n_heads, hparams.n_kv_heads), named)
+    model = ModelShape(hparams.n_layers, hparams.n_heads, hparams.n_kv_heads, architecture=family.gguf_architecture)
+    choices = choose_types(recipe, model, named, options=options, has_imatrix=importance is not None)
 
     metadata: dict[str, Value] = {"general.architecture": string(family.gguf_architecture)}
     n_params = sum(m.source.n_elements for m in matched)
@@ -51,16 +67,17 @@ def plan_gguf(
     tensors = [_planned(m, name, choices[name], hparams) for m, (name, _) in zip(matched, named, strict=True)]
     if hparams.rope.scaling == "llama3":
         tensors.insert(0, _rope_factors(hparams))
-    layout = plan_layout(metadata, [(t.name, t.type, t.shape) for t in tensors])
-    placed = tuple(replace(t, offset=offset) for t, offset in zip(tensors, layout.offsets, strict=True))
+    notes += unused_options(choices, options)
+    require_schemes(tensors)
+    if importance is not None:
+        tensors = weigh(tensors, choices, importance, notes)
+        metadata |= importance_metadata(importance)
     return ConversionPlan(
         source=checkpoint.folder,
         target=f"gguf-{recipe.name}",
         architecture=family.gguf_architecture,
         label=recipe.label,
-        header=layout.header,
-        tensors=placed,
-        total_bytes=layout.total_bytes,
+        files=lay_out(metadata, tensors, split_size=split_size),
         notes=(*notes, *family.notes(config, hparams)),
     )
 

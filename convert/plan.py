@@ -7,27 +7,26 @@ type and byte range, so executing it only fills byte ranges, in any order and by
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
-from llmkit.convert.archs import Family, HParams, InterleaveHalves, Presence, TensorRule, excerpt
-from llmkit.convert.checkpoint import Checkpoint
-from llmkit.errors import FormatError, UnsupportedError
-from llmkit.types import BLOCK_LAYOUTS, TensorInfo, TensorType
+import numpy as np
+from numpy.typing import NDArray
 
-# SafeTensors dtypes that hold weights llmkit reads.
-FLOAT_DTYPES = ("F32", "F16", "BF16")
+from llmkit.convert.archs import InterleaveHalves
+from llmkit.types import BLOCK_LAYOUTS, TensorInfo, TensorType
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedTensor:
-    """One output tensor: where its values come from and which bytes of the file they fill.
+    """One output tensor: where its values come from and which bytes of its file they fill.
 
-    `shape` has the slowest dimension first. `source` is a tensor of the checkpoint, or the values themselves for the
-    few that are computed from the config (float32). `wanted` differs from `type` where the recipe had to fall back,
-    for the stated `reason`. `offset` counts from the start of the file.
+    `shape` has the slowest dimension first. `source` is a tensor of a SafeTensors or GGUF file, or the values
+    themselves for the few that are computed from the config (float32). `rows` brings the source's rows into the order
+    of the target. `wanted` differs from `type` where the recipe had to fall back, for the stated `reason`. `offset`
+    counts from the start of the file. `importance`, float32 [experts, columns], weighs the squared error of each column
+    when the tensor is encoded, one row for each matrix of shape[-2:].
     """
 
     name: str
@@ -39,10 +38,46 @@ class PlannedTensor:
     nbytes: int
     wanted: TensorType
     reason: str = ""
+    importance: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
     @property
     def n_elements(self) -> int:
         return prod(self.shape)
+
+    @property
+    def source_type(self) -> TensorType:
+        """How the source stores its values: SafeTensors and GGUF call their types by the same names."""
+        return TensorType[self.source.dtype] if isinstance(self.source, TensorInfo) else TensorType.F32
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether the output holds the source's bytes, row by row."""
+        return self.source_type is self.type
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """(rows, columns). A vector that is reordered is a column, so that its elements are rows."""
+        if not self.shape or 0 in self.shape:
+            return (1, 1) if not self.shape else (0, self.shape[-1])
+        if self.rows is not None and len(self.shape) == 1:
+            return self.shape[0], 1
+        return self.n_elements // self.shape[-1], self.shape[-1]
+
+    @property
+    def rows_per_expert(self) -> int:
+        """Rows that share one row of `importance`; all rows where there is none."""
+        if self.importance is None or len(self.shape) < 2:
+            return max(1, self.matrix[0])
+        return self.shape[-2]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """One output file: `header` at the start, then every tensor at its offset, `total_bytes` in all."""
+
+    header: bytes
+    tensors: tuple[PlannedTensor, ...]
+    total_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +95,23 @@ class Fallback:
 
 @dataclass(frozen=True, slots=True)
 class ConversionPlan:
-    """A complete conversion: `header` at the start, then every tensor at its offset, `total_bytes` in all."""
+    """A complete conversion: one output file, or the parts of a split one."""
 
     source: Path
     target: str
     architecture: str
     label: str  # of the recipe, such as Q4_K_M
-    header: bytes
-    tensors: tuple[PlannedTensor, ...]
-    total_bytes: int
+    files: tuple[PlannedFile, ...]
     notes: tuple[str, ...]
+
+    @property
+    def tensors(self) -> tuple[PlannedTensor, ...]:
+        """The tensors of all files, in order."""
+        return tuple(tensor for file in self.files for tensor in file.tensors)
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(file.total_bytes for file in self.files)
 
     @property
     def n_params(self) -> int:
@@ -78,13 +120,13 @@ class ConversionPlan:
     @property
     def bits_per_weight(self) -> float:
         """Bits per weight over all tensors, without the header."""
-        return 8 * sum(t.nbytes for t in self.tensors) / self.n_params
+        return 8 * sum(t.nbytes for t in self.tensors) / max(1, self.n_params)
 
     @property
     def bits_per_weight_wanted(self) -> float:
         """The same, had no tensor needed a fallback."""
         extra = sum(f.n_bits - f.n_bits_wanted for f in self.fallbacks)
-        return self.bits_per_weight - extra / self.n_params
+        return self.bits_per_weight - extra / max(1, self.n_params)
 
     @property
     def fallbacks(self) -> tuple[Fallback, ...]:
@@ -117,76 +159,3 @@ class ConversionPlan:
             weights[t.type] += t.n_elements
             sizes[t.type] += t.nbytes
         return {type: (tensors[type], weights[type], sizes[type]) for type in tensors}
-
-
-@dataclass(frozen=True, slots=True)
-class MatchedTensor:
-    """A checkpoint tensor with the rule that claims it; `block` is None outside the blocks."""
-
-    rule: TensorRule
-    block: int | None
-    source: TensorInfo
-
-
-def match_tensors(family: Family, hparams: HParams, checkpoint: Checkpoint) -> tuple[list[MatchedTensor], list[str]]:
-    """Give every checkpoint tensor its rule, in the order the model computes; also returns notes.
-
-    Raises FormatError for a tensor whose presence or shape contradicts config.json, UnsupportedError for a dtype
-    that is not a float type or for tensors that no rule claims: weights are never dropped in silence.
-    """
-    remaining = dict(checkpoint.tensors)
-    matched = []
-    notes = []
-    for rule, block, name in _expected(family, hparams):
-        source = remaining.pop(name, None)
-        presence = rule.presence(hparams)
-        if source is None:
-            if presence is Presence.REQUIRED:
-                raise FormatError(checkpoint.folder, _missing(rule, block, hparams, checkpoint), tensor=name)
-            continue
-        if presence is Presence.ABSENT:
-            raise FormatError(source.path, "is there, but config.json describes a model without it", tensor=name)
-        if rule.role == "output" and hparams.tied_embeddings:
-            notes.append(f"config.json ties {name} to the embedding, but the checkpoint holds it too: it is kept")
-        expected = rule.shape(hparams)
-        if source.shape != expected:
-            raise FormatError(
-                source.path,
-                f"shape {list(source.shape)} contradicts config.json, which makes it {list(expected)}",
-                tensor=name,
-            )
-        if source.dtype not in FLOAT_DTYPES:
-            raise UnsupportedError(
-                f"{source.path}: tensor {name!r} has dtype {source.dtype}; weights may be {', '.join(FLOAT_DTYPES)}"
-            )
-        matched.append(MatchedTensor(rule, block, source))
-    unknown = [name for name in remaining if not family.is_unused(name)]
-    if unknown:
-        shown = ", ".join(excerpt(name, 100) for name in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-        raise UnsupportedError(
-            f"{checkpoint.folder}: {len(unknown)} tensors have no place in architecture "
-            f"{family.architectures[0]}: {shown}"
-        )
-    return matched, notes
-
-
-def _expected(family: Family, hparams: HParams) -> Iterator[tuple[TensorRule, int | None, str]]:
-    """Every (rule, block, checkpoint name): tensors before the blocks, block after block, tensors after them."""
-    first = next(i for i, rule in enumerate(family.tensors) if rule.per_block)
-    last = max(i for i, rule in enumerate(family.tensors) if rule.per_block)
-    for rule in family.tensors[:first]:
-        yield rule, None, rule.pattern
-    for block in range(hparams.n_layers):
-        for rule in family.tensors[first : last + 1]:
-            yield rule, block, rule.pattern.replace("{i}", str(block))
-    for rule in family.tensors[last + 1 :]:
-        yield rule, None, rule.pattern
-
-
-def _missing(rule: TensorRule, block: int | None, hparams: HParams, checkpoint: Checkpoint) -> str:
-    if rule.role == "output":
-        return "missing, and config.json does not tie it to the embedding (tie_word_embeddings)"
-    if block is not None:
-        return f"missing; config.json says num_hidden_layers {hparams.n_layers}"
-    example = excerpt(next(iter(checkpoint.tensors), "none"), 100)
-    return f"missing; the checkpoint has {len(checkpoint.tensors)} tensors, such as {example}"

@@ -12,7 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmkit.api import ConversionResult, convert, load
+    from llmkit.api import convert, load, quantize
+    from llmkit.conversion import ConversionResult
     from llmkit.errors import LlmkitError
     from llmkit.importance import ImportanceResult, compute_importance
     from llmkit.protocols import GenerationStats, Message, SamplingOptions, Session
@@ -31,10 +32,11 @@ __all__ = [
     "compute_importance",
     "convert",
     "load",
+    "quantize",
 ]
 
 _HOMES = {
-    "ConversionResult": "llmkit.api",
+    "ConversionResult": "llmkit.conversion",
     "load": "llmkit.api",
     "LlmkitError": "llmkit.errors",
     "ImportanceResult": "llmkit.importance",
@@ -47,8 +49,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "convert":
-        return import_module("llmkit.convert")  # the package, which can be called
+    if name in ("convert", "quantize"):
+        return import_module(f"llmkit.{name}")  # the package, which can be called
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'llmkit' has no attribute {name!r}")

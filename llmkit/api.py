@@ -1,67 +1,26 @@
-"""The functions behind `llmkit.convert` and `llmkit.load`."""
+"""The functions behind `llmkit.convert`, `llmkit.quantize` and `llmkit.load`."""
 
 from __future__ import annotations
 
 import os
-import re
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmkit.errors import LlmkitError, OutputError, UnsupportedError
-from llmkit.progress import Silent
+from llmkit.arguments import output_path, parse_bytes, parse_recipe, parse_target
+from llmkit.conversion import (
+    DEFAULT_MEMORY,
+    ConversionResult,
+    Execution,
+    carry_out,
+    importance_from,
+    type_options,
+)
 from llmkit.protocols import Progress, Session
 
 if TYPE_CHECKING:
-    from llmkit.convert.plan import ConversionPlan
     from llmkit.models import ResolvedModel
-    from llmkit.quantize.recipes import Recipe
-
-DEFAULT_MEMORY = "1GiB"
-
-
-@dataclass(frozen=True, slots=True)
-class ConversionResult:
-    """What a conversion did: the `plan`, where its output lies, and how long it took.
-
-    After a dry run nothing lies at `path`, and `seconds` is the time that planning took.
-    """
-
-    path: Path
-    plan: ConversionPlan
-    seconds: float
-    dry_run: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        plan = self.plan
-        return {
-            "path": str(self.path),
-            "written": not self.dry_run,
-            "target": plan.target,
-            "architecture": plan.architecture,
-            "bytes": plan.total_bytes,
-            "parameters": plan.n_params,
-            "bits_per_weight": round(plan.bits_per_weight, 4),
-            "bits_per_weight_without_fallbacks": round(plan.bits_per_weight_wanted, 4),
-            "seconds": round(self.seconds, 3),
-            "types": {
-                type.name: {"tensors": tensors, "parameters": weights, "bytes": size}
-                for type, (tensors, weights, size) in plan.types.items()
-            },
-            "fallbacks": [
-                {
-                    "wanted": f.wanted.name,
-                    "type": f.type.name,
-                    "reason": f.reason,
-                    "tensors": f.n_tensors,
-                    "parameters": f.n_elements,
-                }
-                for f in plan.fallbacks
-            ],
-            "notes": list(plan.notes),
-        }
 
 
 def convert(
@@ -69,6 +28,14 @@ def convert(
     to: str,
     *,
     output: str | os.PathLike[str] | None = None,
+    imatrix: str | os.PathLike[str] | None = None,
+    pure: bool = False,
+    tensor_types: Sequence[str] = (),
+    output_type: str | None = None,
+    token_embedding_type: str | None = None,
+    fallback: bool = True,
+    split_size: int | str | None = None,
+    verify: bool | None = None,
     dry_run: bool = False,
     overwrite: bool = False,
     threads: int | None = None,
@@ -82,6 +49,14 @@ def convert(
     model: a folder, `org/name[@revision]` or a word, as on the command line, or what `llmkit.models.resolve` returned.
     to: `gguf-<type>`, such as gguf-q4_k_m; `llmkit.quantize.recipes.RECIPES` lists the types.
     output: the file to write, or a folder for it; by default `<model name>-<TYPE>.gguf` in the current folder.
+    imatrix: an importance matrix, in either of llama.cpp's forms.
+    pure: give every tensor that is quantised the main type, not a mixture.
+    tensor_types: `REGEX=TYPE`, for tensors whose names the expression is found in; the first that fits counts.
+    output_type, token_embedding_type: types of the matrix that computes the logits and of the token embedding.
+    fallback: whether a tensor whose rows a type does not divide may get another one; if not, that is an error.
+    split_size: bytes of tensor data, or as "2GB", from which on the next part of a split model begins.
+    verify: whether to read back and compare what was written; by default where it is cheap (see
+        `llmkit.convert.verify.is_cheap`).
     threads: number of worker threads; by default one per CPU of this process.
     memory: bound on the buffers of all threads, in bytes or as "512MiB", "2GB".
     allow_nonfinite: convert NaN and infinite weights too instead of raising NonFiniteError.
@@ -90,56 +65,81 @@ def convert(
     Raises a subclass of LlmkitError; nothing lies at the output's final name then.
     """
     from llmkit.convert.checkpoint import open_checkpoint
-    from llmkit.convert.execute import check_budget, execute
     from llmkit.convert.gguf_target import default_output, plan_gguf
-    from llmkit.formats.output import check_output
     from llmkit.models import ResolvedModel, resolve
 
     started = time.monotonic()
     recipe = parse_target(to)
-    n_threads = _default_threads() if threads is None else threads
-    if n_threads < 1:
-        raise LlmkitError(f"threads is {n_threads}; at least 1 is needed")
-    budget = parse_bytes(memory)
-    progress = progress or Silent()
+    options = type_options(pure, tensor_types, output_type, token_embedding_type, fallback)
+    how = Execution(dry_run, overwrite, threads, memory, allow_nonfinite, verify, progress)
     resolved = (
         model if isinstance(model, ResolvedModel) else resolve(os.fspath(model), want="checkpoint", progress=progress)
     )
-    path = default_output(resolved.name, recipe)
-    if output is not None:
-        path = _output_path(os.fspath(output), path)
-    check_output(path, overwrite=overwrite or dry_run)
+    path = output_path(output, default_output(resolved.name, recipe))
     checkpoint = open_checkpoint(resolved.path)
-    if path.exists() and any(_is_input(file) and file.samefile(path) for file in resolved.path.iterdir()):
-        raise OutputError(f"{path}: belongs to the checkpoint that is to be converted; name another file with -o")
-    plan = plan_gguf(checkpoint, recipe, model_id=resolved.repo, tokenizer_pre=tokenizer_pre)
-    check_budget(plan, budget)
-    if not dry_run:
-        execute(
-            plan,
-            path,
-            threads=n_threads,
-            memory=budget,
-            progress=progress,
-            overwrite=overwrite,
-            allow_nonfinite=allow_nonfinite,
-        )
-    return ConversionResult(path, plan, time.monotonic() - started, dry_run)
+    plan = plan_gguf(
+        checkpoint,
+        recipe,
+        options=options,
+        importance=importance_from(imatrix),
+        split_size=None if split_size is None else parse_bytes(split_size),
+        model_id=resolved.repo,
+        tokenizer_pre=tokenizer_pre,
+    )
+    inputs = [file for file in resolved.path.iterdir() if file.suffix != ".gguf"]  # those may be earlier results
+    return carry_out(plan, path, inputs, how, started)
 
 
-def _is_input(file: Path) -> bool:
-    """Whether a file of a checkpoint folder is more than an earlier result."""
-    return file.suffix != ".gguf" and file.exists()
+def quantize(
+    model: str | os.PathLike[str],
+    to: str,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    imatrix: str | os.PathLike[str] | None = None,
+    pure: bool = False,
+    tensor_types: Sequence[str] = (),
+    output_type: str | None = None,
+    token_embedding_type: str | None = None,
+    fallback: bool = True,
+    allow_requantize: bool = False,
+    split_size: int | str | None = None,
+    verify: bool | None = None,
+    dry_run: bool = False,
+    overwrite: bool = False,
+    threads: int | None = None,
+    memory: int | str = DEFAULT_MEMORY,
+    allow_nonfinite: bool = False,
+    progress: Progress | None = None,
+) -> ConversionResult:
+    """Quantise a GGUF file: the same model in another type, its metadata kept and completed.
 
+    model: a GGUF file, or any part of a split one; its architecture need not be known to llmkit.
+    to: the type, such as q4_k_m.
+    output: the file to write, or a folder for it; by default `<model name>-<TYPE>.gguf` in the current folder.
+    allow_requantize: take tensors, too, that are quantised already and are to get another type.
 
-def _output_path(output: str, default: Path) -> Path:
-    if output == "-":
-        raise OutputError("a GGUF file cannot go to standard output: its header is written last")
-    if Path(output).is_dir():
-        return Path(output) / default
-    if output.endswith(os.sep):
-        raise OutputError(f"{output}: no such folder")
-    return Path(output)
+    The other arguments and the errors are those of `llmkit.convert`.
+    """
+    from llmkit.convert.gguf_source import base_name, open_source, plan_quantize
+    from llmkit.formats.files import user_path
+    from llmkit.models import resolve
+
+    started = time.monotonic()
+    recipe = parse_recipe(to)
+    options = type_options(pure, tensor_types, output_type, token_embedding_type, fallback)
+    how = Execution(dry_run, overwrite, threads, memory, allow_nonfinite, verify, progress)
+    path = user_path(os.fspath(model))
+    source = open_source(path if path.is_file() else resolve(os.fspath(model), want="gguf", download=False).path)
+    plan = plan_quantize(
+        source,
+        recipe,
+        options=options,
+        importance=importance_from(imatrix),
+        allow_requantize=allow_requantize,
+        split_size=None if split_size is None else parse_bytes(split_size),
+    )
+    default = Path(f"{base_name(source.path)}-{recipe.label}.gguf")
+    return carry_out(plan, output_path(output, default), source.files, how, started)
 
 
 def load(
@@ -157,36 +157,3 @@ def load(
 
     resolved = resolve(os.fspath(model), want="gguf")
     return runtimes.load(resolved.path, n_context=n_context, n_threads=n_threads, **options)
-
-
-def parse_target(target: str) -> Recipe:
-    """The recipe that `gguf-<type>` names; raises UnsupportedError listing what there is."""
-    from llmkit.quantize.recipes import RECIPES, SHORT_NAMES, find_recipe
-
-    container, _, type = target.lower().partition("-")
-    if container == "gguf" and type:
-        return find_recipe(type)
-    known = ", ".join(f"gguf-{name}" for name in [*SHORT_NAMES, *RECIPES])
-    raise UnsupportedError(f"unknown target {target!r}; known: {known}")
-
-
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
-
-
-def parse_bytes(size: int | str) -> int:
-    """Bytes of "1GiB", "512MiB", "2GB", "1000000"; raises LlmkitError for anything else."""
-    match = (
-        re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([KMG]?I?)B?\s*", size.upper()) if isinstance(size, str) else None
-    )
-    if match and match[2] in _UNITS:
-        size = int(float(match[1]) * _UNITS[match[2]])
-    if isinstance(size, int) and size > 0:
-        return size
-    raise LlmkitError(f"{size!r} is not a size; write it as 512MiB, 1GiB or 2GB")
-
-
-def _default_threads() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
-        return os.cpu_count() or 1

@@ -16,6 +16,7 @@ from llmkit.progress import say
 # command -> (module, attribute, one line for --help), so that `llmkit --help` imports no command.
 COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "convert": ("llmkit.commands.convert", "convert", "Convert a checkpoint to a GGUF file, quantised on the way."),
+    "quantize": ("llmkit.commands.quantize", "quantize", "Quantise a GGUF file."),
     "imatrix": ("llmkit.commands.imatrix", "imatrix", "Compute an importance matrix from a text, for quantising."),
     "inspect": ("llmkit.commands.inspect", "inspect", "Show what a model file or folder holds; reads headers only."),
     "chat": ("llmkit.commands.chat", "chat", "Talk to a model."),

@@ -6,6 +6,7 @@
     ├── ModelNotFoundError     a MODEL argument leads to no model, or to several
     ├── HubError               the Hugging Face hub refused or could not be reached
     ├── NonFiniteError         a weight is NaN or infinite
+    ├── VerificationError      what was written, read back, is not what it should be
     ├── OutputError            the output cannot be written (exists, no space, no permission)
     ├── DependencyError        an optional package is missing; names the extra to install
     ├── TemplateError          a chat template is broken, refuses the messages, or exceeds its bounds
@@ -47,6 +48,10 @@ class HubError(LlmkitError):
 
 class NonFiniteError(LlmkitError):
     """A weight is NaN or infinite where finite values are required."""
+
+
+class VerificationError(LlmkitError):
+    """What was written differs too much from its source."""
 
 
 class OutputError(LlmkitError):

@@ -1,1 +1,23 @@
-"""Quantisation: block schemes and the recipes that choose a scheme for each tensor."""
+"""Quantisation: block schemes and the recipes that choose a scheme for each tensor.
+
+The public function `llmkit.quantize(...)` has the same name as this package, so the package itself can be called.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmkit.conversion import ConversionResult
+
+
+class _CallablePackage(ModuleType):
+    def __call__(self, *args: Any, **kwargs: Any) -> ConversionResult:
+        from llmkit.api import quantize
+
+        return quantize(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _CallablePackage

@@ -37,8 +37,11 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "llmkit.errors": (set(), set()),
     "llmkit.protocols": ({"types"}, {"numpy"}),
 }
-# The public function llmkit.convert shares its name with this package, which therefore calls the API.
-EXCEPTIONS = {("llmkit.convert", "llmkit.api")}
+# The public functions llmkit.convert and llmkit.quantize share their names with these packages, which therefore call
+# the API.
+EXCEPTIONS = {
+    (package, home) for package in ("llmkit.convert", "llmkit.quantize") for home in ("llmkit.api", "llmkit.conversion")
+}
 
 # Engines and what belongs to them are imported in their own adapter only.
 ADAPTERS = {

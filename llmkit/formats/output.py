@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from llmkit.errors import OutputError
@@ -50,17 +51,87 @@ class OutputFile:
         except OSError as error:
             raise OutputError(_explain(self._path, self._total_bytes, error)) from error
 
+    def read_at(self, buffer: memoryview, offset: int) -> None:
+        """Fill `buffer` with what was written at `offset`. Raises OutputError."""
+        view = buffer
+        while view:
+            try:
+                n = os.preadv(self._descriptor, [view], offset)
+            except OSError as error:
+                raise OutputError(f"{self._path}: cannot be read back: {error.strerror or error}") from error
+            if n == 0:
+                raise OutputError(f"{self._path}: ended {len(view):,} bytes too early when it was read back")
+            view = view[n:]
+            offset += n
+
 
 @contextmanager
 def publish(path: Path, total_bytes: int, *, overwrite: bool) -> Iterator[OutputFile]:
-    """Give a file of `total_bytes` to fill; at the end it takes the name `path`.
+    """Give a file of `total_bytes` to fill; at the end it takes the name `path`. See `publish_all`."""
+    with publish_all([(path, total_bytes)], overwrite=overwrite) as (file,):
+        yield file
 
-    Until then it has no name at all where the system offers that (Linux, on most file systems), so even a kill leaves
-    nothing; elsewhere it is `.<name>.<random>.part` beside `path`, removed on an error or interrupt. Space is reserved
-    first, so a full disk is found before the work. A symbolic link stays, and the file it leads to is written. Raises
-    OutputError.
+
+@contextmanager
+def publish_all(files: Sequence[tuple[Path, int]], *, overwrite: bool) -> Iterator[list[OutputFile]]:
+    """Give files of these lengths in bytes to fill; at the end they take their names, all or, on an error, none.
+
+    Until then a file has no name at all where the system offers that (Linux, on most file systems), so even a kill
+    leaves nothing; elsewhere it is `.<name>.<random>.part` beside its path, removed on an error or interrupt. Space is
+    reserved first, so a full disk is found before the work. A symbolic link stays, and the file it leads to is written.
+    Raises OutputError. (Files that were replaced before the last one could not be are not brought back.)
     """
-    check_output(path, overwrite=overwrite)
+    for path, _ in files:
+        check_output(path, overwrite=overwrite)
+    with ExitStack() as stack:
+        parts = [stack.enter_context(_unfinished(path, total_bytes)) for path, total_bytes in files]
+        yield [part.file for part in parts]
+        for part in parts:
+            part.complete()
+        named: list[Path] = []
+        try:
+            for part in parts:
+                part.take_name(overwrite)
+                named.append(part.target)
+        except BaseException:
+            for target in named if not overwrite else ():
+                target.unlink()
+            raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Unfinished:
+    """A file on its way to the name `target`; `part` is its name until then, once it has one."""
+
+    path: Path
+    target: Path
+    part: Path
+    descriptor: int
+    is_named: bool
+    total_bytes: int
+
+    @property
+    def file(self) -> OutputFile:
+        return OutputFile(self.path, self.descriptor, self.total_bytes)
+
+    def complete(self) -> None:
+        """Bring the content to the disk, and give it the name `part`."""
+        try:
+            os.fsync(self.descriptor)
+            if not self.is_named:
+                _give_name(self.descriptor, self.part)
+        except OSError as error:
+            raise OutputError(_explain(self.path, self.total_bytes, error)) from error
+
+    def take_name(self, overwrite: bool) -> None:
+        try:
+            _take_name(self.part, self.target, overwrite)
+        except OSError as error:
+            raise OutputError(_explain(self.path, self.total_bytes, error)) from error
+
+
+@contextmanager
+def _unfinished(path: Path, total_bytes: int) -> Iterator[_Unfinished]:
     target = _target(path)
     # Short names: the random part must not make a valid name too long.
     part = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.part")
@@ -71,14 +142,7 @@ def publish(path: Path, total_bytes: int, *, overwrite: bool) -> Iterator[Output
             _reserve(descriptor, total_bytes)
         except OSError as error:
             raise OutputError(_explain(path, total_bytes, error)) from error
-        yield OutputFile(path, descriptor, total_bytes)
-        try:
-            os.fsync(descriptor)
-            if not named:
-                _give_name(descriptor, part)
-            _take_name(part, target, overwrite)
-        except OSError as error:
-            raise OutputError(_explain(path, total_bytes, error)) from error
+        yield _Unfinished(path, target, part, descriptor, named, total_bytes)
     finally:
         with suppress(OSError):
             part.unlink()

@@ -153,7 +153,8 @@ def test_an_input_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
 def test_memory_of_the_buffers_stays_within_the_budget(tmp_path: Path) -> None:
     """The chunks are cut so that all buffers of all threads together fit."""
     from llmkit.convert.checkpoint import open_checkpoint
-    from llmkit.convert.execute import _Buffers, execute
+    from llmkit.convert.chunks import Buffers
+    from llmkit.convert.execute import execute
     from llmkit.convert.gguf_target import plan_gguf
     from llmkit.progress import Silent
     from llmkit.quantize.recipes import find_recipe
@@ -161,15 +162,15 @@ def test_memory_of_the_buffers_stays_within_the_budget(tmp_path: Path) -> None:
     folder = TinyLlama(n_embd=1024, n_ff=2048, n_heads=4, n_kv_heads=4).write(tmp_path / "model")
     plan = plan_gguf(open_checkpoint(folder), find_recipe("q4_k_m"))
     sizes: dict[tuple[int, str], int] = {}
-    original = _Buffers.get
+    original = Buffers.get
 
-    def get(self: _Buffers, name: str, n_bytes: int) -> NDArray[np.uint8]:
+    def get(self: Buffers, name: str, n_bytes: int) -> NDArray[np.uint8]:
         key = (threading.get_ident(), name)
         sizes[key] = max(sizes.get(key, 0), n_bytes)
         return original(self, name, n_bytes)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Buffers, "get", get)
+        patch.setattr(Buffers, "get", get)
         execute(plan, tmp_path / "out.gguf", threads=2, memory=10 * 2**20, progress=Silent())
     assert 0 < sum(sizes.values()) <= 10 * 2**20
 
@@ -178,14 +179,14 @@ def test_memory_of_the_buffers_stays_within_the_budget(tmp_path: Path) -> None:
     ("size", "expected"), [("1GiB", 2**30), ("512MiB", 2**29), ("2GB", 2 * 10**9), ("1.5K", 1500), (7, 7), ("64", 64)]
 )
 def test_sizes(size: int | str, expected: int) -> None:
-    from llmkit.api import parse_bytes
+    from llmkit.arguments import parse_bytes
 
     assert parse_bytes(size) == expected
 
 
 @pytest.mark.parametrize("size", ["", "GB", "-1", "1TB", "1 2", "nan", "1e3", "9" * 400, 0, -5, 2.5])
 def test_sizes_that_are_none(size: Any) -> None:
-    from llmkit.api import parse_bytes
+    from llmkit.arguments import parse_bytes
 
     with pytest.raises(LlmkitError, match="is not a size"):
         parse_bytes(size)
@@ -205,7 +206,7 @@ def test_the_helpers_of_these_tests_agree_with_safetensors(tmp_path: Path) -> No
 
 def test_no_worker_writes_after_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However often it comes: the file's descriptor is closed next, and its number may then mean another file."""
-    from llmkit.convert import execute as module
+    from llmkit.convert import chunks as module
     from llmkit.formats.output import OutputFile
 
     folder = TinyLlama(n_layers=8).write(tmp_path / "model")

@@ -32,7 +32,8 @@ def test_the_plan_covers_every_tensor_once_in_ranges_that_do_not_overlap(tmp_pat
     p = plan(tmp_path, TinyLlama(n_shards=3))
     sources = [t.source.name for t in p.tensors if not isinstance(t.source, tuple)]
     assert sorted(sources) == sorted(TinyLlama().shapes())
-    end = len(p.header)
+    (file,) = p.files
+    end = len(file.header)
     for tensor in p.tensors:
         assert end <= tensor.offset < end + 32
         end = tensor.offset + tensor.nbytes
@@ -81,7 +82,7 @@ def test_both_generations_of_config_give_the_same_plan(tmp_path: Path) -> None:
         "dtype": "bfloat16",
     }
     plans = [plan(tmp_path / "model", TinyLlama(config=config)) for config in (old, new)]
-    assert plans[0].header == plans[1].header
+    assert plans[0].files[0].header == plans[1].files[0].header
     assert plans[0].tensors[0].name == "rope_freqs.weight"
 
 

@@ -1,0 +1,198 @@
+"""Verifying a file that was written: every tensor is read back, decoded and compared with its source.
+
+The measure is the relative error of a tensor, the root of the mean squared difference over that of the mean square of
+the weights: 0 is exact, 1 is no better than zeros.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from llmkit.convert.chunks import Buffers, Chunk, cut, run
+from llmkit.convert.plan import ConversionPlan, PlannedTensor
+from llmkit.convert.sources import Inputs, decode_rows, read_rows
+from llmkit.errors import VerificationError
+from llmkit.formats.output import OutputFile
+from llmkit.protocols import Progress
+from llmkit.types import BLOCK_LAYOUTS, TensorType
+
+T = TensorType
+
+# The relative error on normally distributed weights (measured: tests/convert/test_verify.py).
+EXPECTED_ERROR: Final[dict[TensorType, float]] = {
+    T.F32: 0.0,
+    T.F16: 0.0002,
+    T.BF16: 0.0017,
+    T.Q8_0: 0.0056,
+    T.Q6_K: 0.0166,
+    T.Q5_K: 0.034,
+    T.Q5_1: 0.036,
+    T.Q5_0: 0.042,
+    T.Q4_K: 0.069,
+    T.Q4_1: 0.075,
+    T.Q4_0: 0.086,
+    T.IQ4_NL: 0.074,
+    T.IQ4_XS: 0.076,
+    T.MXFP4: 0.12,
+    T.Q3_K: 0.14,
+    T.Q2_K: 0.28,
+}
+# Real weights come within half and twice the expectation. Beyond this many times it the encoding has gone wrong, or
+# the tensor is of a kind that the type cannot hold.
+_TOLERANCE: Final = 5.0
+
+# Types whose encoders search for the best scales, which takes many times as long as decoding; the second ones do so
+# with importance only.
+_SEARCHED: Final = frozenset({T.Q2_K, T.Q3_K, T.Q4_K, T.Q5_K, T.Q6_K, T.IQ4_NL, T.IQ4_XS})
+_SEARCHED_WITH_IMPORTANCE: Final = frozenset({T.Q4_0, T.Q4_1, T.Q5_0, T.Q5_1})
+_FEW_WEIGHTS: Final = 50_000_000  # verified in a fraction of a second
+
+
+@dataclass(frozen=True, slots=True)
+class TensorError:
+    """One tensor's relative error; NaN where its weights are not all finite. `limit` is what is accepted."""
+
+    name: str
+    type: TensorType
+    relative: float
+    limit: float
+
+    @property
+    def is_acceptable(self) -> bool:
+        return self.relative <= self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What verifying found: `tensors` in the order of the file, the error over all weights together, the time."""
+
+    tensors: tuple[TensorError, ...]
+    relative: float
+    seconds: float
+
+    def worst(self, count: int) -> list[TensorError]:
+        """The tensors of the largest errors, largest first."""
+        return sorted(self.tensors, key=lambda t: -math.inf if math.isnan(t.relative) else t.relative)[
+            : -count - 1 : -1
+        ]
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Of squared differences and of squared weights, chunk by chunk."""
+
+    error: list[float]
+    square: list[float]
+
+
+def is_cheap(plan: ConversionPlan) -> bool:
+    """Whether verifying takes little of the whole time: most weights are searched for, or there are few."""
+    searched = sum(
+        t.n_elements
+        for t in plan.tensors
+        if t.type in _SEARCHED or (t.importance is not None and t.type in _SEARCHED_WITH_IMPORTANCE)
+    )
+    return 2 * searched >= plan.n_params or plan.n_params <= _FEW_WEIGHTS
+
+
+def verify(
+    plan: ConversionPlan,
+    outputs: Sequence[OutputFile],
+    inputs: Inputs,
+    *,
+    threads: int,
+    memory: int,
+    progress: Progress,
+    allow_nonfinite: bool,
+) -> Verification:
+    """Compare what was written with the source, within `memory` bytes of buffers.
+
+    Copied tensors must be equal byte for byte. Raises VerificationError, naming the worst tensor, if one is not, holds
+    a value that is not finite (unless `allow_nonfinite`), or is far from its source.
+    """
+    started = time.monotonic()
+    sums = {tensor.name: _Sums([], []) for tensor in plan.tensors}
+
+    def compare(chunk: Chunk, buffers: Buffers) -> None:
+        error, square = _compare(chunk, outputs[chunk.file], inputs, buffers)
+        found = sums[chunk.tensor.name]
+        found.error.append(error)  # list.append is atomic
+        found.square.append(square)
+        progress.advance(_stored_bytes(chunk), chunk.tensor.name)
+
+    progress.start("verifying", sum(tensor.nbytes for tensor in plan.tensors))
+    try:
+        run(compare, cut(plan, memory // threads), threads)
+        tensors = tuple(_tensor_error(tensor, sums[tensor.name]) for tensor in plan.tensors)
+        refused = [t for t in tensors if not t.is_acceptable and not (allow_nonfinite and math.isnan(t.relative))]
+        if refused:
+            raise VerificationError(_explain(refused))
+    except BaseException:
+        progress.abort()
+        raise
+    progress.finish()
+    total = _Sums(*([s for found in sums.values() for s in getattr(found, what)] for what in ("error", "square")))
+    return Verification(tensors, _relative(total), time.monotonic() - started)
+
+
+def _compare(chunk: Chunk, output: OutputFile, inputs: Inputs, buffers: Buffers) -> tuple[float, float]:
+    """Sums of squared differences and of squared weights; copies that are not equal are infinitely far off."""
+    from llmkit.kernels.difference import squared_error
+
+    tensor = chunk.tensor
+    columns = tensor.matrix[1]
+    stored = read_rows(chunk, inputs, buffers)
+    n_bytes = _stored_bytes(chunk)
+    packed = buffers.get("packed", n_bytes)
+    output.read_at(packed.data, tensor.offset + chunk.first_row * (n_bytes // chunk.n_rows))
+    if tensor.is_copied:
+        return (0.0 if np.array_equal(packed, stored.reshape(-1)) else math.inf), 0.0
+    weights = decode_rows(tensor.source_type, stored, columns, buffers, "values")
+    decoded = decode_rows(tensor.type, packed.reshape(chunk.n_rows, -1), columns, buffers, "decoded")
+    return squared_error(weights.reshape(-1), decoded.reshape(-1))
+
+
+def _stored_bytes(chunk: Chunk) -> int:
+    layout = BLOCK_LAYOUTS[chunk.tensor.type]
+    return chunk.n_rows * (chunk.tensor.matrix[1] // layout.block_size * layout.block_bytes)
+
+
+def _tensor_error(tensor: PlannedTensor, sums: _Sums) -> TensorError:
+    return TensorError(tensor.name, tensor.type, _relative(sums), _limit(tensor))
+
+
+def _relative(sums: _Sums) -> float:
+    error, square = math.fsum(sums.error), math.fsum(sums.square)
+    if not (math.isfinite(square) and not math.isnan(error)):
+        return math.nan
+    if error == 0:
+        return 0.0
+    return math.sqrt(error / square) if square else math.inf
+
+
+def _limit(tensor: PlannedTensor) -> float:
+    """The relative error that is accepted: 0 for copies, else by the type.
+
+    With importance the errors of columns that hardly count may be as large as the weights.
+    """
+    if tensor.is_copied:
+        return 0.0
+    limit = min(1.0, _TOLERANCE * EXPECTED_ERROR[tensor.type])
+    return limit if tensor.importance is None else 1.0
+
+
+def _explain(refused: list[TensorError]) -> str:
+    worst = max(refused, key=lambda t: math.inf if math.isnan(t.relative) else t.relative)
+    found = "holds values that are not finite" if math.isnan(worst.relative) else f"is off by {worst.relative:.3g}"
+    more = f" ({len(refused) - 1} other tensors are refused too)" if len(refused) > 1 else ""
+    return (
+        f"tensor {worst.name!r}, read back as {worst.type.name}, {found} of its weights' size, expected at most "
+        f"{worst.limit:.3g}{more}; nothing was written. Give such a tensor a type of more bits with --tensor-type, or "
+        "take the file as it is with --no-verify"
+    )

@@ -1,0 +1,71 @@
+"""What users write for targets, sizes and outputs, and what it means."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmkit.errors import LlmkitError, OutputError, UnsupportedError
+
+if TYPE_CHECKING:
+    from llmkit.quantize.recipes import Recipe
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+
+
+def parse_target(target: str) -> Recipe:
+    """The recipe that `gguf-<type>` names; raises UnsupportedError listing what there is."""
+    from llmkit.quantize.recipes import RECIPES, SHORT_NAMES, find_recipe
+
+    container, _, type = target.lower().partition("-")
+    if container == "gguf" and type:
+        return find_recipe(type)
+    known = ", ".join(f"gguf-{name}" for name in [*SHORT_NAMES, *RECIPES])
+    raise UnsupportedError(f"unknown target {target!r}; known: {known}")
+
+
+def parse_recipe(type: str) -> Recipe:
+    """The recipe called `type`, such as q4_k_m; `gguf-` may stand before it. Raises UnsupportedError."""
+    from llmkit.quantize.recipes import find_recipe
+
+    return find_recipe(type.lower().removeprefix("gguf-"))
+
+
+def parse_bytes(size: int | str) -> int:
+    """Bytes of "1GiB", "512MiB", "2GB", "1000000"; raises LlmkitError for anything else."""
+    match = (
+        re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([KMG]?I?)B?\s*", size.upper()) if isinstance(size, str) else None
+    )
+    if match and match[2] in _UNITS:
+        size = int(float(match[1]) * _UNITS[match[2]])
+    if isinstance(size, int) and size > 0:
+        return size
+    raise LlmkitError(f"{size!r} is not a size; write it as 512MiB, 1GiB or 2GB")
+
+
+def output_path(output: str | os.PathLike[str] | None, default: Path) -> Path:
+    """The file that `output` means, which may be a folder for one of the default name. Raises OutputError."""
+    if output is None:
+        return default
+    text = os.fspath(output)
+    if text == "-":
+        raise OutputError("a GGUF file cannot go to standard output: its header is written last")
+    if Path(text).is_dir():
+        return Path(text) / default
+    if text.endswith(os.sep):
+        raise OutputError(f"{text}: no such folder")
+    return Path(text)
+
+
+def thread_count(threads: int | None) -> int:
+    """`threads` if it is possible, or one per CPU of this process. Raises LlmkitError."""
+    if threads is None:
+        try:
+            return len(os.sched_getaffinity(0))
+        except AttributeError:  # macOS
+            return os.cpu_count() or 1
+    if threads < 1:
+        raise LlmkitError(f"threads is {threads}; at least 1 is needed")
+    return threads

@@ -1,0 +1,180 @@
+"""What `llmkit.convert` and `llmkit.quantize` share: carrying out a plan, and what came of it."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmkit.arguments import parse_bytes, thread_count
+from llmkit.errors import OutputError
+from llmkit.progress import Silent
+from llmkit.protocols import Progress
+
+if TYPE_CHECKING:
+    from llmkit.convert.plan import ConversionPlan
+    from llmkit.convert.verify import Verification
+    from llmkit.quantize.imatrix import ImportanceMatrix
+    from llmkit.quantize.recipes import TypeOptions
+
+DEFAULT_MEMORY = "1GiB"
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionResult:
+    """What a conversion did: the `plan`, where its output lies, how long it took, and what verifying it found.
+
+    `paths` are all files, in order; a model that was not split has one. After a dry run nothing lies there, and
+    `seconds` is the time that planning took.
+    """
+
+    paths: tuple[Path, ...]
+    plan: ConversionPlan
+    seconds: float
+    dry_run: bool
+    verification: Verification | None = None
+
+    @property
+    def path(self) -> Path:
+        """The file, or the first part of a split model: the one by which llama.cpp loads it."""
+        return self.paths[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        plan = self.plan
+        return {
+            "path": str(self.path),
+            "files": [{"path": str(p), "bytes": f.total_bytes} for p, f in zip(self.paths, plan.files, strict=True)],
+            "written": not self.dry_run,
+            "target": plan.target,
+            "architecture": plan.architecture,
+            "bytes": plan.total_bytes,
+            "parameters": plan.n_params,
+            "bits_per_weight": round(plan.bits_per_weight, 4),
+            "bits_per_weight_without_fallbacks": round(plan.bits_per_weight_wanted, 4),
+            "seconds": round(self.seconds, 3),
+            "types": {
+                type.name: {"tensors": tensors, "parameters": weights, "bytes": size}
+                for type, (tensors, weights, size) in plan.types.items()
+            },
+            "fallbacks": [
+                {
+                    "wanted": f.wanted.name,
+                    "type": f.type.name,
+                    "reason": f.reason,
+                    "tensors": f.n_tensors,
+                    "parameters": f.n_elements,
+                }
+                for f in plan.fallbacks
+            ],
+            "tensors": [
+                {
+                    "name": t.name,
+                    "shape": list(t.shape),
+                    "source": t.source_type.name,
+                    "type": t.type.name,
+                    "bytes": t.nbytes,
+                    "importance": t.importance is not None,
+                }
+                for t in plan.tensors
+            ],
+            "verification": None if self.verification is None else _verification_dict(self.verification),
+            "notes": list(plan.notes),
+        }
+
+
+def _verification_dict(found: Verification) -> dict[str, Any]:
+    return {
+        "relative_error": _number(found.relative),
+        "seconds": round(found.seconds, 3),
+        "tensors": {t.name: _number(t.relative) for t in found.tensors},
+    }
+
+
+def _number(value: float) -> float | None:
+    """Six digits; None for what JSON cannot say."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """How a plan is carried out; see `llmkit.convert` for what the fields mean."""
+
+    dry_run: bool
+    overwrite: bool
+    threads: int | None
+    memory: int | str
+    allow_nonfinite: bool
+    verify: bool | None
+    progress: Progress | None
+
+
+def carry_out(
+    plan: ConversionPlan, output: Path, inputs: Iterable[Path], how: Execution, started: float
+) -> ConversionResult:
+    """Execute `plan`, or for a dry run only check that it could be; none of the files `inputs` is replaced.
+
+    started: when the work began, by time.monotonic.
+    """
+    from llmkit.convert.chunks import check_budget
+    from llmkit.convert.execute import execute
+    from llmkit.convert.filelayout import file_paths
+    from llmkit.convert.verify import is_cheap
+    from llmkit.formats.output import check_output
+
+    budget = parse_bytes(how.memory)
+    paths = file_paths(output, len(plan.files))
+    protect(inputs, paths)
+    for path in paths:
+        check_output(path, overwrite=how.overwrite or how.dry_run)
+    check_budget(plan, budget)
+    verification = None
+    if not how.dry_run:
+        verification = execute(
+            plan,
+            output,
+            threads=thread_count(how.threads),
+            memory=budget,
+            progress=how.progress or Silent(),
+            overwrite=how.overwrite,
+            allow_nonfinite=how.allow_nonfinite,
+            verified=is_cheap(plan) if how.verify is None else how.verify,
+        )
+    return ConversionResult(tuple(paths), plan, time.monotonic() - started, how.dry_run, verification)
+
+
+def protect(inputs: Iterable[Path], outputs: Sequence[Path]) -> None:
+    """Raise OutputError if an output is one of the inputs, by whatever name."""
+    existing = [path for path in outputs if path.exists()]
+    for file in inputs if existing else ():
+        for path in existing:
+            if file.exists() and file.samefile(path):
+                raise OutputError(f"{path}: belongs to the model that is to be read; name another file with -o")
+
+
+def type_options(
+    pure: bool, tensor_types: Sequence[str], output_type: str | None, token_embedding_type: str | None, fallback: bool
+) -> TypeOptions:
+    """The options in the recipes' terms. Raises UnsupportedError for one that cannot be."""
+    from llmkit.quantize.recipes import TypeOptions, parse_tensor_type, parse_type
+
+    return TypeOptions(
+        pure=pure,
+        tensor_types=tuple(parse_tensor_type(text) for text in tensor_types),
+        output_type=None if output_type is None else parse_type(output_type),
+        token_embedding_type=None if token_embedding_type is None else parse_type(token_embedding_type),
+        fallback=fallback,
+    )
+
+
+def importance_from(imatrix: str | os.PathLike[str] | None) -> ImportanceMatrix | None:
+    """The importance matrix in a file, if one is given. Raises FormatError."""
+    if imatrix is None:
+        return None
+    from llmkit.convert.importance import read_importance
+
+    return read_importance(Path(imatrix))
