@@ -1,7 +1,9 @@
-"""llama.cpp's own choice of tensor types, without a file: the functions that its tests use (src/llama-ext.h).
+"""llama.cpp's own choice of tensor types, in two ways.
 
-They are C++ functions without classes in their signatures, so ctypes can call them by their mangled names. They choose
-as llama-quantize does without an importance matrix.
+`compute_types` calls the functions that llama.cpp's tests use (src/llama-ext.h); they need no file and take every
+architecture, but know no importance matrix. They are C++ functions without classes in their signatures, so ctypes can
+call them by their mangled names. `types_of_quantized_file` has a file of zeros quantised, which is the whole truth, and
+quick too as long as the tensors are small.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import llama_cpp
 
+from llmkit.formats.gguf import f32, open_gguf, plan_layout, string, u32
 from llmkit.quantize.recipes import ModelShape, TypeOptions
 from llmkit.types import TensorType
 from tests import peer
@@ -154,3 +157,64 @@ def _tensor(api: _Api, context: int, name: str, shape: tuple[int, ...]) -> int:
     tensor: int = api.new_tensor(context, TensorType.F32, len(shape), ne)
     api.set_name(tensor, name.encode())
     return tensor
+
+
+def write_zeros(path: Path, model: ModelShape, tensors: Sequence[tuple[str, tuple[int, ...]]]) -> None:
+    """A float32 GGUF file of zeros with the metadata that llama-quantize needs of most architectures."""
+    prefix = f"{model.architecture}."
+    numbers = {
+        "block_count": model.n_layers,
+        "context_length": 64,
+        "embedding_length": 256,
+        "feed_forward_length": 256,
+        "attention.head_count": model.n_heads,
+        "attention.head_count_kv": model.n_kv_heads,
+        "expert_count": model.n_experts,
+        "expert_used_count": min(2, model.n_experts),
+        "expert_feed_forward_length": 256,
+    }
+    metadata = {
+        "general.architecture": string(model.architecture),
+        **{prefix + key: u32(number) for key, number in numbers.items()},
+        prefix + "attention.layer_norm_rms_epsilon": f32(1e-5),
+        prefix + "attention.layer_norm_epsilon": f32(1e-5),
+    }
+    layout = plan_layout(metadata, [(name, TensorType.F32, shape) for name, shape in tensors])
+    with path.open("wb") as file:
+        file.write(layout.header)
+        file.truncate(layout.total_bytes)
+
+
+def types_of_quantized_file(
+    source: Path,
+    target: Path,
+    file_type: int,
+    options: TypeOptions,
+    importance_of: Sequence[tuple[str, tuple[int, ...]]],
+) -> dict[str, TensorType]:
+    """The types in `target`, which llama.cpp quantises from `source`; `importance_of` names the imatrix's tensors.
+
+    The importance is 1 everywhere; without tensors there is no imatrix.
+    """
+    peer.silence()
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = file_type
+    params.nthread = 1
+    keep_alive = [set_options(params, options), _set_ones(params, importance_of)]
+    status = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
+    del keep_alive
+    assert status == 0, f"llama_model_quantize returned {status}"
+    with open_gguf(target) as file:
+        return {name: TensorType[info.dtype] for name, info in file.tensors.items()}
+
+
+def _set_ones(params: llama_cpp.llama_model_quantize_params, tensors: Sequence[tuple[str, tuple[int, ...]]]) -> object:
+    if not tensors:
+        return None
+    entry = llama_cpp.llama_model_imatrix_data
+    entries = []
+    for name, shape in tensors:
+        n = shape[-1] * (shape[-3] if len(shape) > 2 else 1)
+        entries.append(entry(name.encode(), (ctypes.c_float * n)(*[1.0] * n), n))
+    params.imatrix = (entry * (len(entries) + 1))(*entries)
+    return params.imatrix
