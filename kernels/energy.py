@@ -20,21 +20,18 @@ def sums_of_squares(x: Any, length: Any, sums: Any) -> None:
     Each sum is rounded after every addition, first weight first. Such a chain of additions leaves a processor idle, so
     sixteen of them run side by side, one per lane. length: a multiple of 16.
     """
-    tile = np.empty(_TILE, np.float32)
-    padded = np.zeros(_TILE, np.float32)
+    rows = np.zeros(_TILE, np.float32)
+    columns = np.empty(_TILE, np.float32)
     totals = np.empty(LANES, np.float32)
     for first in range(0, sums.size, LANES):
         count = min(LANES, sums.size - first)
         total = splat(np.float32(0))
         for i in range(first * length, (first + 1) * length, LANES):
-            if count == LANES:
-                transpose(x, i, length, tile, 0)
-            else:
-                for lane in range(count):
-                    store(padded, LANES * lane, load(x, i + lane * length))
-                transpose(padded, 0, LANES, tile, 0)
-            for row in range(0, _TILE, LANES):
-                v = load(tile, row)
+            for lane in range(count):
+                store(rows, LANES * lane, load(x, i + lane * length))
+            transpose(rows, 0, LANES, columns, 0)
+            for column in range(0, _TILE, LANES):
+                v = load(columns, column)
                 total = total + v * v
         store(totals, 0, total)
         for lane in range(count):

@@ -42,11 +42,11 @@ def _fill_columns(
 ) -> Any:
     """Sixteen groups, one after the other in `rows`, as columns, and what they count; the sum of each lane's counts.
 
-    rows: the weights from 0 on, the importances from _AREA on.
+    rows: the weights from 0 on, the importances from _COUNTS on.
     """
-    for i in range(0, size, LANES):
-        transpose(rows, i, size, columns, LANES * i)
-        transpose(rows, _AREA + i, size, columns, _COUNTS + LANES * i)
+    for area in range(0, 2 * _AREA, _AREA):
+        for i in range(0, size, LANES):
+            transpose(rows, area + i, size, columns, area + LANES * i)
     mass = splat(_ZERO)
     for i in range(0, size * LANES, LANES):
         v = load(columns, i)
@@ -153,7 +153,7 @@ def search(
                 store(rows, size * lane + i, load(weights, size * (first + lane) + i))
             if importance.size:
                 for i in range(0, size, LANES):
-                    store(rows, _AREA + size * lane + i, load(importance, at_column + i))
+                    store(rows, _COUNTS + size * lane + i, load(importance, at_column + i))
                 at_column += size
                 if at_column == importance.size:
                     at_column = 0
