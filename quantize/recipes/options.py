@@ -10,7 +10,11 @@ from llmkit.errors import UnsupportedError
 from llmkit.quantize.recipes.table import WRITABLE_TYPES
 from llmkit.types import TensorType
 
+T = TensorType
+
 _WRITABLE_NAMES: Final = ", ".join(type.name.lower() for type in TensorType if type in WRITABLE_TYPES)
+
+_NOT_FOR_WEIGHTS: Final = frozenset({T.I8, T.I16, T.I32, T.I64, T.F64, T.Q8_1})
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,8 @@ def parse_type(name: str) -> TensorType:
 def require_writable(type: TensorType) -> TensorType:
     """`type`, if tensors can be encoded in it; else raises UnsupportedError."""
     if type not in WRITABLE_TYPES:
-        raise UnsupportedError(f"llmkit reads but does not write {type.name}; it writes {_WRITABLE_NAMES}")
+        verbs = "does not write" if type in _NOT_FOR_WEIGHTS else "reads but does not write"
+        raise UnsupportedError(f"llmkit {verbs} {type.name}; it writes {_WRITABLE_NAMES}")
     return type
 
 

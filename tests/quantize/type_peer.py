@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 import llama_cpp
+import numpy as np
 
 from llmkit.formats.gguf import f32, open_gguf, plan_layout, string, u32
 from llmkit.quantize.recipes import ModelShape, TypeOptions
@@ -110,7 +111,7 @@ def compute_types(
         model.architecture.encode(), 256, 256, model.n_layers, model.n_heads, model.n_kv_heads, model.n_experts, 64, 64
     )
     params = llama_cpp.llama_model_quantize_default_params()
-    keep_alive = set_options(params, options)
+    keep_alive = peer.set_options(params, options)
     context = api.init(_InitParams(len(tensors) * api.overhead() + 4096, None, True))
     loaded = api.model(ctypes.byref(description))
     quantizer = api.quantizer(loaded, ctypes.addressof(params))
@@ -133,23 +134,6 @@ def compute_types(
         api.free_model(loaded)
         api.free(context)
         del keep_alive
-
-
-def set_options(params: llama_cpp.llama_model_quantize_params, options: TypeOptions) -> object:
-    """Write `options` to llama.cpp's parameters; the result must live as long as they are used."""
-    params.pure = options.pure
-    if options.output_type is not None:
-        params.output_tensor_type = options.output_type
-    if options.token_embedding_type is not None:
-        params.token_embedding_type = options.token_embedding_type
-    if not options.tensor_types:
-        return None
-    override = llama_cpp.llama_model_tensor_override
-    # llama-quantize itself puts the patterns in lower case before it passes them on; the list ends with no pattern.
-    overrides = [override(pattern.pattern.lower().encode(), type) for pattern, type in options.tensor_types]
-    array = (override * (len(overrides) + 1))(*overrides)
-    params.tt_overrides = array
-    return array
 
 
 def _tensor(api: _Api, context: int, name: str, shape: tuple[int, ...]) -> int:
@@ -196,25 +180,9 @@ def types_of_quantized_file(
 
     The importance is 1 everywhere; without tensors there is no imatrix.
     """
-    peer.silence()
-    params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = file_type
-    params.nthread = 1
-    keep_alive = [set_options(params, options), _set_ones(params, importance_of)]
-    status = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
-    del keep_alive
-    assert status == 0, f"llama_model_quantize returned {status}"
+    ones = {
+        name: np.ones((shape[-3] if len(shape) > 2 else 1) * shape[-1], np.float32) for name, shape in importance_of
+    }
+    peer.quantize(source, target, file_type, threads=1, options=options, importance=ones)
     with open_gguf(target) as file:
         return {name: TensorType[info.dtype] for name, info in file.tensors.items()}
-
-
-def _set_ones(params: llama_cpp.llama_model_quantize_params, tensors: Sequence[tuple[str, tuple[int, ...]]]) -> object:
-    if not tensors:
-        return None
-    entry = llama_cpp.llama_model_imatrix_data
-    entries = []
-    for name, shape in tensors:
-        n = shape[-1] * (shape[-3] if len(shape) > 2 else 1)
-        entries.append(entry(name.encode(), (ctypes.c_float * n)(*[1.0] * n), n))
-    params.imatrix = (entry * (len(entries) + 1))(*entries)
-    return params.imatrix
