@@ -52,11 +52,15 @@ class SquareSums:
 
 
 def add_squares(sums: NDArray[np.float32], rows: NDArray[np.float32]) -> None:
-    """Add the squares of `rows`, float32 [n, columns], to `sums`, float32 [columns], row after row."""
+    """Add the squares of `rows`, float32 [n, columns], to `sums`, float32 [columns], row after row.
+
+    What overflows becomes infinite, without a warning: the caller looks for that.
+    """
     squares = np.empty((_BLOCK + 1, len(sums)), np.float32)
-    for start in range(0, len(rows), _BLOCK):
-        block = rows[start : start + _BLOCK]
-        squares[0] = sums
-        np.multiply(block, block, out=squares[1 : len(block) + 1])
-        # Along the slow axis NumPy adds one whole row after the other; only along the fast one does it add pairwise.
-        np.add.reduce(squares[: len(block) + 1], axis=0, out=sums)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, len(rows), _BLOCK):
+            block = rows[start : start + _BLOCK]
+            squares[0] = sums
+            np.multiply(block, block, out=squares[1 : len(block) + 1])
+            # Along the slow axis NumPy adds whole rows in turn; only along the fast one does it add pairwise.
+            np.add.reduce(squares[: len(block) + 1], axis=0, out=sums)
