@@ -24,9 +24,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numba import types
 
+from llmkit.kernels.blocks import put_f16
 from llmkit.kernels.intlanes import mask_bits
 from llmkit.kernels.jit import FLOATS_IN, FLOATS_OUT, INT, helper, kernel
-from llmkit.kernels.kquant_rounding import ROUNDING_MAGIC, nearest_int
+from llmkit.kernels.kquant_rounding import ROUNDING_MAGIC, nearest_codes, nearest_int
 from llmkit.kernels.lanes import LANES, absolute, load, select, splat, sqrt, store, transpose
 
 SPREAD: Final = 0
@@ -319,3 +320,19 @@ def search(
                 lane_squares[k] = mean_squares[(position + k * size) // run]
         _count_weights(scratch, form, load(lane_squares, 0))
         search_lanes(scratch, form, found, (position - start) // size)
+
+
+@helper
+def found_codes(lanes: Any, found: Any, sub_block: Any, highest: Any) -> Any:
+    """The codes, int32 lanes, that a search settled on for sixteen weights of a sub-block."""
+    n = found.size // PARTS
+    inverse, origin = splat(found[INVERSE * n + sub_block]), splat(found[ORIGIN * n + sub_block])
+    return nearest_codes(inverse * (lanes - origin), 0, highest)
+
+
+@helper
+def put_bounds(packed: Any, at: Any, found: Any, sub_block: Any) -> None:
+    """Store what a search found for a sub-block, scale and minimum, as two float16 at byte `at`."""
+    n = found.size // PARTS
+    put_f16(packed, at, found[SCALE * n + sub_block])
+    put_f16(packed, at + 2, -found[MINUS_MINIMUM * n + sub_block])

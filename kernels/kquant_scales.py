@@ -18,7 +18,7 @@ from numba import types
 from llmkit.kernels.blocks import get_f16, put_f16
 from llmkit.kernels.intlanes import bits_of, first_float, store_u8, to_float
 from llmkit.kernels.jit import BYTES_OUT, FLOATS_IN, FLOATS_OUT, INT, helper, kernel
-from llmkit.kernels.kquant_affine import INVERSE, MASS, MINUS_MINIMUM, ORIGIN, PARTS, SCALE
+from llmkit.kernels.kquant_affine import MASS, MINUS_MINIMUM, PARTS, SCALE, found_codes
 from llmkit.kernels.kquant_rounding import GROUP_MAX_EPS, ROUNDING_MAGIC, nearest_codes
 from llmkit.kernels.lanes import LANES, any_lane, load, select, splat, store
 
@@ -230,14 +230,11 @@ def round_codes(
     size: weights of a sub-block, 16 or 32. A sub-block whose stored scale is zero keeps the codes of its search, which
     are those of `found` from element `sub_block` on.
     """
-    n = found.size // PARTS
     for j in range(scales.size):
         if scales[j] != _ZERO:
             scale, minimum = splat(scales[j]), splat(minimums[j])
             for i in range(size * j, size * (j + 1), LANES):
                 store_u8(codes, i, nearest_codes((load(x, start + i) + minimum) / scale, 0, highest))
         else:
-            inverse = splat(found[INVERSE * n + sub_block + j])
-            origin = splat(found[ORIGIN * n + sub_block + j])
             for i in range(size * j, size * (j + 1), LANES):
-                store_u8(codes, i, nearest_codes(inverse * (load(x, start + i) - origin), 0, highest))
+                store_u8(codes, i, found_codes(load(x, start + i), found, sub_block + j, highest))

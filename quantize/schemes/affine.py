@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 
+from llmkit.kernels.blocks import BLOCK
 from llmkit.kernels.energy import find_mean_squares
 from llmkit.kernels.kquant_affine import IMPORTANCE, PARTS, AffineSearch, search
 from llmkit.kernels.kquant_rounding import SUPERBLOCK
@@ -21,9 +22,9 @@ from llmkit.quantize.schemes.flat import Bytes, Floats
 TILE: Final = 256 * SUPERBLOCK
 _NONE: Final = np.zeros(0, np.float32)
 
-# pack_block(weights, start, stop, found, packed): the blocks of weights[start : stop], given what the search found.
+# pack(weights, start, stop, found, packed): encode weights[start : stop], given what the search found.
 PackBlocks = Callable[[Floats, int, int, Floats, Bytes], None]
-# pack(weights, start, stop, found, factors, numbers, packed): likewise with the numbers of the scales and minimums.
+# pack(weights, start, stop, found, factors, numbers, packed): likewise, given the numbers of scales and minimums too.
 PackSuperblocks = Callable[[Floats, int, int, Floats, Floats, Bytes, Bytes], None]
 
 
@@ -49,6 +50,14 @@ def mean_squares_of(weights: Floats, run: int, factor: float = 1) -> Floats:
     found = np.empty(weights.size // run, np.float32)
     find_mean_squares(weights, run, np.float32(factor), found)
     return found
+
+
+def encode_blocks(weights: Floats, packed: Bytes, importance: Floats, highest: int, pack: PackBlocks) -> None:
+    """Encode blocks of 32 weights by the importance of their columns, codes 0..highest."""
+    columns = importance.size
+    mean_squares = mean_squares_of(weights, columns)
+    for start, stop, found in search_tiles(weights, weighted_search(BLOCK, highest), importance, mean_squares, columns):
+        pack(weights, start, stop, found, packed)
 
 
 @dataclass(frozen=True)

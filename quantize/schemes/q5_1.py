@@ -2,7 +2,7 @@
 
 A 32-bit word holds bit 4 of every code, weight i at bit i; then byte i holds the lower four bits for weight i in
 its low half and for weight i + 16 in its high half. Layout: ggml-common.h, `block_q5_1`; encoding: ggml-quants.c,
-`quantize_row_q5_1_ref`.
+`quantize_row_q5_1_ref` and `quantize_row_q5_1_impl`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from llmkit.kernels.blocks import (
     with_fifth_bits,
 )
 from llmkit.kernels.intlanes import get_u32, load_u8, store_u8, to_float, to_int
-from llmkit.kernels.jit import BYTES_IN, BYTES_OUT, FLOATS_IN, FLOATS_OUT, kernel
+from llmkit.kernels.jit import BYTES_IN, BYTES_OUT, FLOATS_IN, FLOATS_OUT, INT, kernel
+from llmkit.kernels.kquant_affine import found_codes, put_bounds
 from llmkit.kernels.lanes import load, splat, store
+from llmkit.quantize.schemes.affine import encode_blocks
 from llmkit.quantize.schemes.base import Packed, Rows
-from llmkit.quantize.schemes.flat import as_blocks, fifth_bits, flat_scheme, nibbles
+from llmkit.quantize.schemes.flat import Bytes, Floats, as_blocks, fifth_bits, flat_scheme, nibbles
 from llmkit.types import TensorType
 
 BLOCK_Q5_1: Final = np.dtype([("scale", "<f2"), ("minimum", "<f2"), ("high_bits", "u1", 4), ("codes", "u1", 16)])
@@ -49,6 +51,23 @@ def _encode(weights: NDArray[np.float32], packed: NDArray[np.uint8]) -> None:
         store_u8(packed, to + 8, (low_codes & 15) | (high_codes << 4))
 
 
+@kernel(FLOATS_IN, INT, INT, FLOATS_IN, BYTES_OUT)
+def _pack(
+    weights: NDArray[np.float32], start: int, stop: int, found: NDArray[np.float32], packed: NDArray[np.uint8]
+) -> None:
+    for k in range((stop - start) // BLOCK):
+        at, to = start + k * BLOCK, (start // BLOCK + k) * _BYTES
+        put_bounds(packed, to, found, k)
+        low_codes = found_codes(load(weights, at), found, k, 31)
+        high_codes = found_codes(load(weights, at + HALF_BLOCK), found, k, 31)
+        put_fifth_bits(packed, to + 4, low_codes, high_codes)
+        store_u8(packed, to + 8, (low_codes & 15) | (high_codes << 4))
+
+
+def _encode_weighted(weights: Floats, packed: Bytes, importance: Floats) -> None:
+    encode_blocks(weights, packed, importance, 31, _pack)
+
+
 @kernel(BYTES_IN, FLOATS_OUT)
 def _decode(packed: NDArray[np.uint8], weights: NDArray[np.float32]) -> None:
     for block in range(weights.size // BLOCK):
@@ -67,4 +86,4 @@ def decode_oracle(packed: Packed) -> Rows:
     return (weights + blocks["minimum"].astype(np.float32)[..., None]).reshape(len(packed), -1)
 
 
-SCHEME: Final = flat_scheme(TensorType.Q5_1, BLOCK_Q5_1, _decode, decode_oracle, _encode)
+SCHEME: Final = flat_scheme(TensorType.Q5_1, BLOCK_Q5_1, _decode, decode_oracle, _encode, _encode_weighted)

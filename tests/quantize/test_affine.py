@@ -27,14 +27,19 @@ from llmkit.kernels.kquant_affine import (
 from llmkit.kernels.lanes import LANES
 from llmkit.quantize.schemes import scheme
 from llmkit.quantize.schemes.affine import TILE, weighted_search
+from llmkit.quantize.schemes.flat import fifth_bits, nibbles
 from llmkit.types import TensorType
 from tests import ggml
 from tests.quantize import kquant_oracle as oracle
 from tests.quantize.cases import CASES, importance_of, rows_of
+from tests.quantize.cases import IMPORTANCE as IMPORTANCE_KINDS
+from tests.quantize.large_cases import LARGE_CASES, large_rows
 
 Rows = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
+BLOCKS = (TensorType.Q4_1, TensorType.Q5_1)
+each_of_blocks = pytest.mark.parametrize("type", BLOCKS, ids=lambda type: type.name)
 SIX_BITS = (TensorType.Q4_K, TensorType.Q5_K)
 each_with_six_bits = pytest.mark.parametrize("type", SIX_BITS, ids=lambda type: type.name)
 
@@ -163,4 +168,41 @@ def test_tiles_may_end_inside_a_row(type: TensorType, columns: int) -> None:
     rows = rng.standard_normal((2 * TILE // columns + 3, columns), np.float32)
     importance = rng.random(columns, np.float32)
     np.testing.assert_array_equal(encode(type, rows), ggml.quantize(type, rows))
+    np.testing.assert_array_equal(encode(type, rows, importance), ggml.quantize(type, rows, importance))
+
+
+@each_of_blocks
+@pytest.mark.parametrize("case", CASES)
+def test_blocks_encode_with_importance_as_the_oracle(type: TensorType, case: str) -> None:
+    row = np.ascontiguousarray(rows_of(case)[-1:, :256])
+    importance = importance_of("some zeros", 256)
+    blocks = encode(type, row, importance).view(scheme(type).block)[0]
+    with np.errstate(all="ignore"):
+        expected = oracle.encode_blocks(row[0], importance, 15 if type == TensorType.Q4_1 else 31)
+    codes = nibbles(blocks["codes"])
+    if type == TensorType.Q5_1:
+        codes = codes + fifth_bits(blocks["high_bits"])
+    for block, found, (scale, minimum, expected_codes) in zip(blocks, codes, expected, strict=True):
+        np.testing.assert_array_equal(block["scale"], scale)
+        np.testing.assert_array_equal(block["minimum"], minimum)
+        np.testing.assert_array_equal(found, expected_codes)
+
+
+@each_of_blocks
+@pytest.mark.parametrize("case", LARGE_CASES)
+def test_large_sets_of_blocks_encode_with_importance_as_ggml(type: TensorType, case: str) -> None:
+    rows = large_rows(case)
+    for i, kind in enumerate(IMPORTANCE_KINDS):
+        part = np.ascontiguousarray(rows[i :: len(IMPORTANCE_KINDS)])
+        importance = importance_of(kind, part.shape[1])
+        np.testing.assert_array_equal(encode(type, part, importance), ggml.quantize(type, part, importance), kind)
+
+
+@each_of_blocks
+@pytest.mark.parametrize("columns", [32, 96, 32 * 39, TILE + 96])
+def test_blocks_of_any_number_of_columns(type: TensorType, columns: int) -> None:
+    """Groups of sixteen blocks run on over the ends of rows, tiles end inside them."""
+    rng = np.random.default_rng(columns)
+    rows = rng.standard_normal((TILE // columns + 3, columns), np.float32)
+    importance = rng.random(columns, np.float32)
     np.testing.assert_array_equal(encode(type, rows, importance), ggml.quantize(type, rows, importance))
