@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from llmkit.errors import FormatError, LlmkitError
+from llmkit.errors import FormatError, LlmkitError, OutputError
 from llmkit.progress import Silent
 from llmkit.protocols import Progress
 
@@ -100,6 +100,9 @@ def compute_importance(
     resolved = model if isinstance(model, ResolvedModel) else resolve(os.fspath(model), progress=progress)
     path = _output_path(os.fspath(output))
     check_output(path, overwrite=overwrite)
+    for read in (resolved.path, Path(text)):
+        if path.exists() and read.exists() and path.samefile(read):
+            raise OutputError(f"{path}: is read here; name another file with -o")
     content = _read_text(Path(text))
     with _as_gguf(resolved, path.parent, progress) as gguf:
         found = collect(

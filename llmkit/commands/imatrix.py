@@ -63,7 +63,7 @@ def imatrix(ctx: click.Context, /, model: str, as_json: bool, **options: Any) ->
 def _notes(result: ImportanceResult) -> list[str]:
     notes = list(result.notes)
     if result.missing:
-        notes.append(f"no data for {_listed(result.missing)}; they will be quantised without importance")
+        notes.append(f"no data for {_listed(result.missing)}: quantised without importance")
     if result.partial:
         named = tuple(f"{name} ({without} of {experts})" for name, (without, experts) in result.partial.items())
         notes.append(f"no token reached some experts of {_listed(named)}; a longer or more varied text may")
