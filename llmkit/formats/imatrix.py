@@ -198,7 +198,8 @@ def _from_binary(path: Path, data: bytes) -> ImatrixFile:
         sums = np.frombuffer(raw, "<f4").astype(np.float32).reshape(1, -1)
         # No calls means that the values are means already: llama-quantize takes them as they are.
         entries[name] = _checked(path, name, sums, np.array([max(calls, 1)], np.int64))
-    n_chunks, datasets = 0, ()
+    n_chunks = 0
+    datasets: tuple[str, ...] = ()
     if binary.remaining:
         n_chunks = binary.length("number of chunks", 0)
         if binary.remaining:
