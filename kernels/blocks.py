@@ -86,7 +86,7 @@ def signed_extreme(low: Any, high: Any) -> Any:
 
 
 @helper
-def _ordered(word: Any) -> Any:
+def ordered(word: Any) -> Any:
     """Float bits as integers in the order of the floats (-0 below +0), and back: its own inverse."""
     return word ^ ((word >> 31) & 0x7FFFFFFF)
 
@@ -99,7 +99,7 @@ def bounds(low: Any, high: Any) -> Any:
     from the largest finite values, beyond which a minimum or maximum does not go, and passes over NaN.
     """
     low_bits, high_bits = bits_of(low), bits_of(high)
-    low_order, high_order = _ordered(low_bits), _ordered(high_bits)
+    low_order, high_order = ordered(low_bits), ordered(high_bits)
     lower = smallest(smaller(low_order, high_order))
     upper = largest(larger(low_order, high_order))
     if upper > _INFINITY or lower < ~_INFINITY:
@@ -107,8 +107,8 @@ def bounds(low: Any, high: Any) -> Any:
         last, first = splat_int(_INFINITY), splat_int(~_INFINITY)
         lower = smallest(smaller(select_int(low_nan, last, low_order), select_int(high_nan, last, high_order)))
         upper = largest(larger(select_int(low_nan, first, low_order), select_int(high_nan, first, high_order)))
-    minimum = min(first_float(from_bits(_ordered(splat_int(lower)))), _LARGEST)
-    maximum = max(first_float(from_bits(_ordered(splat_int(upper)))), -_LARGEST)
+    minimum = min(first_float(from_bits(ordered(splat_int(lower)))), _LARGEST)
+    maximum = max(first_float(from_bits(ordered(splat_int(upper)))), -_LARGEST)
     if minimum == np.float32(0):
         zeros = _mask_of_block((low_bits & 0x7FFFFFFF) == 0, (high_bits & 0x7FFFFFFF) == 0)
         negative = _mask_of_block(low_bits < 0, high_bits < 0)

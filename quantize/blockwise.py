@@ -1,0 +1,148 @@
+"""Blockwise int4 and int8 weights of ONNX Runtime: the inputs of its operator com.microsoft.MatMulNBits.
+
+A weight matrix [N, K], rows of output features as in PyTorch, becomes three tensors:
+
+- B, uint8 [N, n_blocks, blob_size]: the codes of blocks of `block_size` weights, the last block of a row filled up
+  with codes that count for nothing. Of two 4-bit codes in a byte the first has the low half.
+- scales, float32 or float16 [N, n_blocks].
+- zero_points, uint8 [N, ceil(n_blocks * bits / 8)], packed like codes: the code of zero. It is left out where the codes
+  are symmetric around 8 (int4) or 128 (int8).
+
+w = scale * (code - zero point). The bits are those of ONNX Runtime's own quantiser (MlasQuantizeBlockwise, which
+onnxruntime.quantization.matmul_nbits_quantizer calls), the last half byte of an odd K included.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmkit.kernels.blockwise import decode_blocks, encode_blocks
+
+BITS: Final = (4, 8)
+BLOCK_SIZES: Final = (16, 32, 64, 128, 256)
+
+Rows = NDArray[np.float32]
+Codes = NDArray[np.uint8]
+Scales = NDArray[np.float32] | NDArray[np.float16]
+ZeroPoints = NDArray[np.uint8]
+
+_NO_ZERO_POINTS: Final = np.empty(0, np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockwiseFormat:
+    """One of the forms of MatMulNBits: `bits` and `block_size` are the operator's attributes of these names.
+
+    symmetric: whether there are no zero points.
+
+    Raises ValueError for bits and block sizes that the operator does not have.
+    """
+
+    bits: int
+    block_size: int
+    symmetric: bool
+
+    def __post_init__(self) -> None:
+        if self.bits not in BITS or self.block_size not in BLOCK_SIZES:
+            raise ValueError(
+                f"MatMulNBits takes bits of {BITS} and blocks of {BLOCK_SIZES}, not {self.bits} and {self.block_size}"
+            )
+
+    def n_blocks(self, columns: int) -> int:
+        """Blocks in a row of K = `columns` weights."""
+        return -(-columns // self.block_size)
+
+    def codes_shape(self, rows: int, columns: int) -> tuple[int, int, int]:
+        """The shape of B for N = `rows` and K = `columns`."""
+        return rows, self.n_blocks(columns), self.block_size * self.bits // 8
+
+    def scales_shape(self, rows: int, columns: int) -> tuple[int, int]:
+        """The shape of the scales."""
+        return rows, self.n_blocks(columns)
+
+    def zero_points_shape(self, rows: int, columns: int) -> tuple[int, int]:
+        """The shape of the zero points, where there are any."""
+        return rows, -(-self.n_blocks(columns) * self.bits // 8)
+
+    def encode(self, rows: Rows, codes: Codes, scales: Scales, zero_points: ZeroPoints | None = None) -> None:
+        """Encode float32 [N, K] into arrays of the shapes above; zero_points is None if the format is symmetric.
+
+        Float16 scales give what ONNX Runtime makes of float16 weights, if those here have such values. Runs serially
+        and without the GIL; rows are independent, so that threads may each take some. Whether weights that are not
+        finite may be encoded is for the caller to decide: their block's scale becomes infinite or NaN.
+
+        Raises ValueError for arrays that do not belong together or are not contiguous.
+        """
+        self._check(rows, codes, scales, zero_points)
+        if not rows.size:
+            return
+        half = scales.dtype == np.float16
+        found = np.empty(scales.shape, np.float32) if half else scales
+        encode_blocks(
+            rows.reshape(-1),
+            rows.shape[1],
+            self.block_size,
+            self.bits,
+            half,
+            codes.reshape(-1),
+            found.reshape(-1),
+            _flat(zero_points),
+        )
+        if half:
+            with np.errstate(over="ignore"):
+                scales[:] = found
+
+    def decode(self, codes: Codes, scales: Scales, zero_points: ZeroPoints | None, out: Rows) -> None:
+        """Decode to float32 [N, K], the weights that the operator multiplies by; arrays and errors as in `encode`."""
+        self._check(out, codes, scales, zero_points)
+        if not out.size:
+            return
+        flat_scales = np.ascontiguousarray(scales, np.float32).reshape(-1)
+        zeros = _flat(zero_points)
+        decode_blocks(codes.reshape(-1), flat_scales, zeros, out.shape[1], self.block_size, self.bits, out.reshape(-1))
+
+    def decode_oracle(self, codes: Codes, scales: Scales, zero_points: ZeroPoints | None, columns: int) -> Rows:
+        """Decode in plain NumPy: float32 [N, columns]."""
+        n_blocks = self.n_blocks(columns)
+        whole = _unpacked(codes, self.bits).reshape(len(codes), n_blocks, self.block_size)
+        middle = np.full((1, n_blocks), 1 << (self.bits - 1), np.uint8)
+        zeros = middle if zero_points is None else _unpacked(zero_points, self.bits)[:, :n_blocks]
+        steps = whole.astype(np.float32) - zeros[..., None].astype(np.float32)
+        weights: Rows = steps * scales.astype(np.float32)[..., None]
+        return weights.reshape(len(codes), -1)[:, :columns]
+
+    def _check(self, rows: Rows, codes: Codes, scales: Scales, zero_points: ZeroPoints | None) -> None:
+        if rows.ndim != 2 or rows.dtype != np.float32:
+            raise ValueError(f"{self}: expected a float32 matrix of weights, got {rows.dtype} {rows.shape}")
+        if self.symmetric != (zero_points is None):
+            raise ValueError(f"{self}: expected {'no ' if self.symmetric else ''}zero points")
+        n, k = rows.shape
+        expected: list[tuple[str, NDArray[Any], tuple[int, ...], tuple[str, ...]]] = [
+            ("codes", codes, self.codes_shape(n, k), ("uint8",)),
+            ("scales", scales, self.scales_shape(n, k), ("float32", "float16")),
+        ]
+        if zero_points is not None:
+            expected.append(("zero points", zero_points, self.zero_points_shape(n, k), ("uint8",)))
+        for name, array, shape, dtypes in expected:
+            if array.shape != shape or array.dtype.name not in dtypes:
+                wanted = f"{' or '.join(dtypes)} {shape}"
+                raise ValueError(f"{self}: expected {name} of {wanted}, got {array.dtype} {array.shape}")
+        for array in (rows, *(array for _, array, _, _ in expected)):
+            if not array.flags.c_contiguous:
+                raise ValueError(f"{self}: arrays must lie contiguously in memory")
+
+
+def _flat(zero_points: ZeroPoints | None) -> ZeroPoints:
+    """A flat view that is empty where there are no zero points, as the kernels take them."""
+    return _NO_ZERO_POINTS if zero_points is None else zero_points.reshape(-1)
+
+
+def _unpacked(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Codes of 4 or 8 bits, a byte each: [..., n] bytes to [..., 8 * n / bits]."""
+    if bits == 8:
+        return packed
+    return np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
