@@ -372,6 +372,7 @@ def test_a_home_folder_of_no_known_user_is_an_ordinary_name() -> None:
 
 def test_gguf_models() -> None:
     names = ["b.GGUF", "mmproj.gguf", "a-00001-of-00002.gguf", "a-00002-of-00002.gguf", "c.ggml"]
+    names += ["imatrix.gguf", "b.imatrix.gguf"]
     assert gguf_models(names) == ("a-00001-of-00002.gguf", "b.GGUF")
 
 

@@ -136,7 +136,7 @@ def contents(names: Iterable[str]) -> Contents:
 
 
 def gguf_models(names: Iterable[str]) -> tuple[str, ...]:
-    """The GGUF files that are models: no vision projectors, and of a split model the first file only.
+    """The GGUF files that are models: no vision projector or importance matrix, of a split model the first file only.
 
     llama.cpp loads a split model by its first file.
     """
@@ -144,6 +144,8 @@ def gguf_models(names: Iterable[str]) -> tuple[str, ...]:
     for name in sorted(names):
         base = PurePosixPath(name).name
         if not base.lower().endswith(".gguf") or base.lower().startswith("mmproj"):
+            continue
+        if base.lower() == "imatrix.gguf" or base.lower().endswith(".imatrix.gguf"):
             continue
         part = part_of_set(base)
         if part and part.number != 1:

@@ -43,6 +43,8 @@ def inspect_gguf(path: Path) -> Inspection:
             notes.append(f"split.tensors.count says {expected:,} tensors, {len(tensors):,} are in the parts")
         if file.split and not others and not missing:
             notes.append(f"{file.note}; the others are not named as llama.cpp names them")
+        if file.get("general.type") == "imatrix":
+            notes.append("an importance matrix, not a model: it helps to quantise one (--imatrix)")
         return _inspection(path, file, [first, *others], tensors, missing, notes)
 
 

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from llmkit.errors import DependencyError, EngineError
+from llmkit.formats.gguf import open_gguf
 from llmkit.runtimes import _llama_log
 from llmkit.runtimes._interrupt import InterruptFlag, deferred_interrupt
 from llmkit.runtimes._machine import physical_memory
@@ -43,6 +44,16 @@ def engine() -> str:
     import llama_cpp
 
     return f"llama.cpp (llama-cpp-python {llama_cpp.__version__})"
+
+
+def check_file(path: Path) -> None:
+    """Read the file's header strictly: llama.cpp ends the process on some damaged files.
+
+    Raises FormatError for those, EngineError for a GGUF file that is no model.
+    """
+    with open_gguf(path) as file:
+        if file.get("general.type") == "imatrix":
+            raise EngineError(f"{path}: an importance matrix, not a model; it helps to quantise one (--imatrix)")
 
 
 def load_model(lib: Any, path: Path) -> Any:

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.errors import EngineError
-from llmkit.formats.gguf import open_gguf
 from llmkit.formats.imatrix import ColumnSums
 from llmkit.protocols import Progress
 from llmkit.runtimes import _llama_log, _llama_model
@@ -68,8 +67,7 @@ def collect(
     """
     if chunk_size < MIN_CHUNK:
         raise EngineError(f"chunks of {chunk_size} tokens are too short: at least {MIN_CHUNK} are needed")
-    with open_gguf(path):  # our strict reader first: llama.cpp ends the process on some damaged files
-        pass
+    _llama_model.check_file(path)
     lib: Any = _llama_model.bindings()
     reader = open_reader(lib)
     model = _llama_model.load_model(lib, path)

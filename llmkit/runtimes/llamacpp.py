@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.errors import EngineError
-from llmkit.formats.gguf import open_gguf
 from llmkit.protocols import GenerationStats, Message, SamplingOptions, SessionInfo
 from llmkit.runtimes import _llama_model
 from llmkit.runtimes._llama_context import Context
@@ -51,8 +50,7 @@ def load(
     for name, value in (("n_context", n_context), ("n_threads", n_threads)):
         if value is not None and not 1 <= value < 2**31:
             raise EngineError(f"{name} is {value}: expected 1 or more")
-    with open_gguf(Path(path)):  # our strict reader first: llama.cpp ends the process on some damaged files
-        pass
+    _llama_model.check_file(Path(path))
     return LlamaCppSession(
         Path(path), n_context=n_context, n_threads=n_threads, template=template, full_precision=full_precision
     )

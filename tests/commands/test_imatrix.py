@@ -125,6 +125,19 @@ def test_numbers_that_make_no_sense(here: Path, capsys: pytest.CaptureFixture[st
     assert "--text" in capsys.readouterr().err
 
 
+def test_its_file_is_no_model(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["-q", "imatrix", "moe.gguf", "--text", "text.txt", *QUIET]) == 0
+    assert run(["inspect", "imatrix.gguf"]) == 0
+    assert "an importance matrix, not a model" in "".join(capsys.readouterr())
+    for command in (
+        ["generate", "imatrix.gguf", "-p", "x"],
+        ["imatrix", "imatrix.gguf", "--text", "text.txt", "-o", "b"],
+    ):
+        assert run(command) == 1
+        assert "imatrix.gguf: an importance matrix, not a model" in capsys.readouterr().err
+    assert run(["-q", "generate", ".", "-p", "x", "-n", "1"]) == 0  # the only model here
+
+
 def test_split_models_are_judged_by_all_their_parts(here: Path) -> None:
     from llmkit.importance import _weight_matrices
 
