@@ -73,28 +73,26 @@ class BlockwiseFormat:
 
         Float16 scales give what ONNX Runtime makes of float16 weights, if those here have such values. Runs serially
         and without the GIL; rows are independent, so that threads may each take some. Whether weights that are not
-        finite may be encoded is for the caller to decide: their block's scale becomes infinite or NaN.
+        finite may be encoded is for the caller to decide: NaN gets code 0, infinity makes its block's scale infinite.
 
         Raises ValueError for arrays that do not belong together or are not contiguous.
         """
         self._check(rows, codes, scales, zero_points)
         if not rows.size:
             return
-        half = scales.dtype == np.float16
-        found = np.empty(scales.shape, np.float32) if half else scales
+        found = np.empty(scales.shape, np.float32)
         encode_blocks(
             rows.reshape(-1),
             rows.shape[1],
             self.block_size,
             self.bits,
-            half,
+            scales.dtype == np.float16,
             codes.reshape(-1),
             found.reshape(-1),
             _flat(zero_points),
         )
-        if half:
-            with np.errstate(over="ignore"):
-                scales[:] = found
+        with np.errstate(over="ignore", invalid="ignore"):
+            scales[:] = found  # to float16 exactly, since the kernel has rounded
 
     def decode(self, codes: Codes, scales: Scales, zero_points: ZeroPoints | None, out: Rows) -> None:
         """Decode to float32 [N, K], the weights that the operator multiplies by; arrays and errors as in `encode`."""
