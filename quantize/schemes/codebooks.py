@@ -73,4 +73,5 @@ def signs(masks: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def with_parity(sevens: NDArray[np.integer]) -> NDArray[np.uint8]:
     """For the oracles: numbers of seven bits to bytes whose top bit makes the number of bits set even."""
-    return (sevens | np.bitwise_count(sevens) % 2 << 7).astype(np.uint8)
+    complete: NDArray[np.uint8] = (sevens | np.bitwise_count(sevens) % 2 << 7).astype(np.uint8)
+    return complete

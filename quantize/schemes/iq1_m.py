@@ -64,7 +64,8 @@ def decode_oracle(packed: Packed) -> Rows:
     high = (blocks["high"][..., None] >> np.array([0, 4], np.uint8) & 15).astype(np.uint16)
     values = codebooks.iq1()[blocks["low"].reshape(high.shape) | (high & 7) << 8]
     shifts = np.where(high & 8, -_SHIFT, _SHIFT)
-    return (steps.reshape(*blocks.shape, 16, 1, 1) * (values + shifts[..., None])).reshape(len(packed), -1)
+    weights: Rows = (steps.reshape(*blocks.shape, 16, 1, 1) * (values + shifts[..., None])).reshape(len(packed), -1)
+    return weights
 
 
 SCHEME: Final = flat_scheme(TensorType.IQ1_M, BLOCK, _decode, decode_oracle)

@@ -60,7 +60,8 @@ def decode_oracle(packed: Packed) -> Rows:
     shifts = np.where(words & 0x8000, -_SHIFT, _SHIFT)
     high = words[..., None] >> np.array([0, 3, 6, 9], np.uint16) & 7
     values = codebooks.iq1()[blocks["low"].reshape(high.shape) | high << 8]
-    return (steps[..., None, None] * (values + shifts[..., None, None])).reshape(len(packed), -1)
+    weights: Rows = (steps[..., None, None] * (values + shifts[..., None, None])).reshape(len(packed), -1)
+    return weights
 
 
 SCHEME: Final = flat_scheme(TensorType.IQ1_S, BLOCK, _decode, decode_oracle)

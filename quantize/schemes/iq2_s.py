@@ -64,7 +64,8 @@ def decode_oracle(packed: Packed) -> Rows:
     values = codebooks.iq2_s()[blocks["low"] | high.reshape(blocks["low"].shape) << 8]
     shape = (*steps.shape, 2, 8)
     signs = codebooks.signs(blocks["signs"]).reshape(shape)
-    return (steps[..., None, None] * values.reshape(shape) * signs).reshape(len(packed), -1)
+    weights: Rows = (steps[..., None, None] * values.reshape(shape) * signs).reshape(len(packed), -1)
+    return weights
 
 
 SCHEME: Final = flat_scheme(TensorType.IQ2_S, BLOCK, _decode, decode_oracle)

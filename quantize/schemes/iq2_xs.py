@@ -59,7 +59,8 @@ def decode_oracle(packed: Packed) -> Rows:
     signs = codebooks.signs(codebooks.with_parity(blocks["groups"] >> 9))
     values = codebooks.iq2_xs()[blocks["groups"] & 511]
     shape = (*steps.shape, 2, 8)
-    return (steps[..., None, None] * values.reshape(shape) * signs.reshape(shape)).reshape(len(packed), -1)
+    weights: Rows = (steps[..., None, None] * values.reshape(shape) * signs.reshape(shape)).reshape(len(packed), -1)
+    return weights
 
 
 SCHEME: Final = flat_scheme(TensorType.IQ2_XS, BLOCK, _decode, decode_oracle)

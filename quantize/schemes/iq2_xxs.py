@@ -56,9 +56,10 @@ def decode_oracle(packed: Packed) -> Rows:
     blocks = as_blocks(TensorType.IQ2_XXS, BLOCK, packed)
     words = blocks["sub_blocks"]["signs_and_scale"]
     steps = blocks["d"].astype(np.float32)[..., None] * (_HALF + (words >> 28).astype(np.float32)) * _QUARTER
-    signs = codebooks.signs(codebooks.with_parity(words[..., None] >> np.arange(0, 28, 7, np.uint32) & 127))
+    signs = codebooks.signs(codebooks.with_parity(words[..., None] >> np.arange(0, 28, 7, dtype=np.uint32) & 127))
     values = codebooks.iq2_xxs()[blocks["sub_blocks"]["entries"]]
-    return (steps[..., None, None] * values * signs).reshape(len(packed), -1)
+    weights: Rows = (steps[..., None, None] * values * signs).reshape(len(packed), -1)
+    return weights
 
 
 SCHEME: Final = flat_scheme(TensorType.IQ2_XXS, BLOCK, _decode, decode_oracle)

@@ -66,7 +66,8 @@ def decode_oracle(packed: Packed) -> Rows:
     values = codebooks.iq3_s()[blocks["low"] | ninth_bits << 8]
     shape = (*steps.shape, 4, 8)
     signs = codebooks.signs(blocks["signs"]).reshape(shape)
-    return (steps[..., None, None] * values.reshape(shape) * signs).reshape(len(packed), -1)
+    weights: Rows = (steps[..., None, None] * values.reshape(shape) * signs).reshape(len(packed), -1)
+    return weights
 
 
 SCHEME: Final = flat_scheme(TensorType.IQ3_S, BLOCK, _decode, decode_oracle)

@@ -71,7 +71,8 @@ def decode_oracle(packed: Packed) -> Rows:
     magnitudes = np.array([0, 1, 2, 3, 4, 6, 8, 12], np.float32)
     values = np.concatenate([magnitudes, np.float32(0) - magnitudes])
     codes = np.concatenate([blocks["codes"] & 15, blocks["codes"] >> 4], axis=-1)
-    return (values[codes] * scales[..., None]).reshape(len(packed), -1)
+    weights: Rows = (values[codes] * scales[..., None]).reshape(len(packed), -1)
+    return weights
 
 
 SCHEME: Final = flat_scheme(TensorType.NVFP4, BLOCK_NVFP4, _decode, decode_oracle)

@@ -38,7 +38,9 @@ def decode_oracle(packed: Packed) -> Rows:
     """Decode in plain NumPy."""
     blocks = as_blocks(TensorType.Q1_0, BLOCK_Q1_0, packed)
     scales = blocks["scale"].astype(np.float32)[..., None]
-    return np.where(np.unpackbits(blocks["bits"], axis=-1, bitorder="little"), scales, -scales).reshape(len(packed), -1)
+    positive = np.unpackbits(blocks["bits"], axis=-1, bitorder="little")
+    weights: Rows = np.where(positive, scales, -scales).reshape(len(packed), -1)
+    return weights
 
 
 SCHEME: Final = flat_scheme(TensorType.Q1_0, BLOCK_Q1_0, _decode, decode_oracle)

@@ -38,7 +38,8 @@ def _decode(packed: NDArray[np.uint8], weights: NDArray[np.float32]) -> None:
 def decode_oracle(packed: Packed) -> Rows:
     """Decode in plain NumPy."""
     blocks = as_blocks(TensorType.Q8_K, BLOCK, packed)
-    return (blocks["d"][..., None] * blocks["codes"].astype(np.float32)).reshape(len(packed), -1)
+    weights: Rows = (blocks["d"][..., None] * blocks["codes"].astype(np.float32)).reshape(len(packed), -1)
+    return weights
 
 
 SCHEME: Final = flat_scheme(TensorType.Q8_K, BLOCK, _decode, decode_oracle)

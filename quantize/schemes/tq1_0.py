@@ -62,7 +62,8 @@ def decode_oracle(packed: Packed) -> Rows:
         digits = part[..., None, :] * powers[:n_digits] % 256 * 3 // 256
         parts.append(digits.reshape(*blocks.shape, -1))
     codes = np.concatenate(parts, axis=-1).astype(np.float32) - np.float32(1)
-    return (codes * blocks["d"].astype(np.float32)[..., None]).reshape(len(packed), -1)
+    weights: Rows = (codes * blocks["d"].astype(np.float32)[..., None]).reshape(len(packed), -1)
+    return weights
 
 
 SCHEME: Final = flat_scheme(TensorType.TQ1_0, BLOCK, _decode, decode_oracle)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks import conversion, opening, peer, startup
+from benchmarks import conversion, kernels, opening, peer, startup
 from benchmarks.report import machine
 
 SCRIPTS = Path(__file__).resolve().parent.parent
@@ -17,13 +17,24 @@ FOLDER = SCRIPTS.parent / "build" / "bench"
 def main() -> None:
     """Parse the command line, make the models needed, measure, print tables to stdout."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure llmkit against its peers.")
-    parser.add_argument("what", choices=("convert", "startup", "open", "all"))
+    parser.add_argument("what", choices=("convert", "startup", "open", "kernels", "all"))
     parser.add_argument("--quick", action="store_true", help="small models and one repetition: a look, not a result")
     parser.add_argument("--repeat", type=int, help="repetitions (default 3; --help and opening take more or fewer)")
     parser.add_argument("--threads", type=int, default=2, help="for llmkit and for the peer's quantiser (default 2)")
     parser.add_argument("--peer", type=Path, help="unpacked llama-cpp-python source archive, or a llama.cpp checkout")
     parser.add_argument("--no-peer", action="store_true", help="measure llmkit alone")
+    only_kernels = parser.add_argument_group("for kernels")
+    only_kernels.add_argument("--type", action="append", default=[], help="measure this type only; may be repeated")
+    only_kernels.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    only_kernels.add_argument("--write-readme", action="store_true", help="also put the tables into README.md")
     arguments = parser.parse_args()
+    if (arguments.type or arguments.json or arguments.write_readme) and arguments.what != "kernels":
+        parser.error("--type, --json and --write-readme belong to kernels")
+    if arguments.write_readme and (arguments.type or arguments.quick):
+        parser.error("--write-readme wants a full run, without --type and --quick")
+    if arguments.what == "kernels":
+        measure_kernels(arguments)
+        return
 
     FOLDER.mkdir(parents=True, exist_ok=True)
     everything = arguments.what == "all"
@@ -35,6 +46,8 @@ def main() -> None:
     if everything or arguments.what == "startup":
         show(startup.help_text(1 if arguments.quick else 3 * repeat, converter, FOLDER / "log.txt"))
         show(startup.first_conversion(random_model("llama-60m", 1), FOLDER))
+    if everything:
+        show(kernels.as_tables(kernels.measure([], arguments.quick), arguments.quick))
     if everything or arguments.what == "open":
         show(opening.open_vocabulary(32_768 if arguments.quick else 262_144, repeat, FOLDER))
     if everything or arguments.what == "convert":
@@ -42,6 +55,16 @@ def main() -> None:
         show(conversion.unquantised(smollm2(), options))
         shape, shards = ("llama-60m", 2) if arguments.quick else ("llama-1b", 6)
         show(conversion.quantised(random_model(shape, shards), options))
+
+
+def measure_kernels(arguments: argparse.Namespace) -> None:
+    """All of scripts/bench kernels."""
+    on = machine()
+    results = kernels.measure(arguments.type, arguments.quick)
+    tables = kernels.as_tables(results, arguments.quick)
+    show(kernels.as_json(results, on) if arguments.json else f"{on}\n{tables}")
+    if arguments.write_readme:
+        kernels.write_readme(f"{on}\n{tables}")
 
 
 def show(table: str) -> None:

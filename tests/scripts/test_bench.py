@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -56,6 +58,48 @@ def test_opening_is_measured_on_a_file_of_the_peer(tmp_path: Path, monkeypatch: 
     assert "1,000 tokens" in text
     assert text.count(" s |") == 3
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    return import_module("benchmarks.kernels")
+
+
+def test_kernels_are_measured_beside_their_peers(kernels: Any) -> None:
+    written, read_only = results = kernels.measure(["q4_0", "Q8_K"], quick=True)
+    assert None not in (written.encode.ggml, written.encode.gguf, written.encode_with_imatrix.ggml, written.decode.gguf)
+    assert read_only.encode is read_only.encode_with_imatrix is read_only.decode.gguf is None
+    assert min(written.encode.llmkit, read_only.decode.llmkit, read_only.decode_from_memory.ggml) > 1
+    encoding, decoding = kernels.as_tables(results, quick=True).split("\nDecoding")
+    assert (encoding.count("\n| Q"), decoding.count("\n| Q")) == (1, 2)
+    assert json.loads(kernels.as_json(results, "a machine"))["types"][0]["encode"]["ggml"] == written.encode.ggml
+
+
+def test_kernels_of_an_unknown_type_are_refused(kernels: Any) -> None:
+    with pytest.raises(SystemExit, match=r"Q9_Z.*known: F32"):
+        kernels.measure(["Q9_Z"], quick=True)
+
+
+def test_kernel_tables_go_into_the_readme(kernels: Any, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    for text in ("| old | \\1 |", "| new |"):
+        readme.write_text(f"before\n{kernels.BEGIN} -->\nolder\n{kernels.END}\nafter\n")
+        kernels.write_readme(text, readme)
+        assert readme.read_text() == f"before\n{kernels.BEGIN} -->\n{text}\n\n{kernels.END}\nafter\n"
+    readme.write_text("no marks")
+    with pytest.raises(SystemExit, match="expected the lines"):
+        kernels.write_readme("text", readme)
+
+
+def test_the_readme_shows_the_speed_of_every_type(kernels: Any) -> None:
+    """It tells when a type came after the last run of scripts/bench kernels --write-readme."""
+    from llmkit.quantize.schemes import SCHEMES, scheme
+
+    shown = (ROOT / "README.md").read_text().partition(kernels.BEGIN)[2].partition(kernels.END)[0]
+    encoding, decoding = (re.findall(r"(?m)^\| ([A-Z]\w+)", part) for part in shown.split("\nDecoding"))
+    assert set(encoding) == {type.name for type in SCHEMES if scheme(type).encoder}
+    assert set(decoding) == {type.name for type in SCHEMES}
 
 
 @pytest.mark.slow
