@@ -80,6 +80,15 @@ def test_70b_models(architecture: str, n_layers: int, gqa: int, tmp_path: Path) 
     _assert_same_types(tmp_path, shape, tensors, ["q2_k", "q3_k_s", "q4_k_m"], TypeOptions(), has_imatrix=False)
 
 
+def test_projectors(tmp_path: Path) -> None:
+    """Files of architecture clip; llama-quantize reads no numbers of blocks and heads from them."""
+    shape = ModelShape(0, 0, 0, architecture="clip")
+    parts = ("attn_q", "attn_v", "attn_out", "ffn_up", "ffn_down")
+    tensors = tensor_list(12, parts, prefix="v.", whole=("mm.0.weight", "v.position_embd.weight"))
+    recipes = ["q8_0", "q5_k_m", "q4_k_m", "q4_k_s", "q3_k_m", "q4_0"]
+    _assert_same_types(tmp_path, shape, tensors, recipes, TypeOptions(), has_imatrix=False)
+
+
 @pytest.mark.parametrize("name", ["f16", "bf16", "f32"])
 def test_recipes_that_do_not_quantize(name: str, tmp_path: Path) -> None:
     shape, tensors = model(2, n_experts=4), tensor_list(2, (*ATTENTION, *EXPERTS), n_experts=4)
