@@ -246,19 +246,10 @@ def search_lanes(scratch: Any, form: Any, found: Any, at: Any) -> None:
 
 
 @helper
-def _side_by_side(values: Any, start: Any, count: Any, size: Any, padded: Any, scratch: Any, to: Any) -> None:
-    """Value i of sub-block k of values[start : start + size * count] to scratch[to + 16 * i + k]; zeros from k = count.
-
-    padded: float32, 16 * size long, overwritten when count < 16.
-    """
-    if count == LANES:
-        for i in range(0, size, LANES):
-            transpose(values, start + i, size, scratch, to + i * LANES)
-    else:
-        for i in range(0, size * LANES, LANES):
-            store(padded, i, load(values, start + i) if i < size * count else splat(_ZERO))
-        for i in range(0, size, LANES):
-            transpose(padded, i, size, scratch, to + i * LANES)
+def _side_by_side(values: Any, size: Any, scratch: Any, to: Any) -> None:
+    """Value i of the k-th of sixteen sub-blocks that lie one after the other to scratch[to + 16 * i + k]."""
+    for i in range(0, size, LANES):
+        transpose(values, i, size, scratch, to + i * LANES)
 
 
 @helper
@@ -300,23 +291,25 @@ def search(
     weights (see `llmkit.kernels.energy`). Only IMPORTANCE reads these three.
     """
     scratch = np.empty(SCRATCH, np.float32)
-    gathered = np.empty(_MOST, np.float32)
-    padded = np.empty(_MOST, np.float32)
+    values = np.empty(_MOST, np.float32)
     lane_squares = np.zeros(LANES, np.float32)
     size = form.size
     group = size * LANES
     column = start % importance.size if form.errors == IMPORTANCE else 0
     for position in range(start, stop, group):
-        count = min(LANES, (stop - position) // size)
-        _side_by_side(weights, position, count, size, padded, scratch, 0)
+        # The lanes of missing sub-blocks are zeros, whose search ends at once.
+        n_values = min(group, stop - position)
+        for i in range(0, group, LANES):
+            store(values, i, load(weights, position + i) if i < n_values else splat(_ZERO))
+        _side_by_side(values, size, scratch, 0)
         if form.errors == IMPORTANCE:
-            for i in range(0, size * count, LANES):
-                store(gathered, i, load(importance, column))
+            for i in range(0, n_values, LANES):
+                store(values, i, load(importance, column))
                 column += LANES
                 if column == importance.size:
                     column = 0
-            _side_by_side(gathered, 0, count, size, padded, scratch, _COUNTS)
-            for k in range(count):
+            _side_by_side(values, size, scratch, _COUNTS)
+            for k in range(n_values // size):
                 lane_squares[k] = mean_squares[(position + k * size) // run]
         _count_weights(scratch, form, load(lane_squares, 0))
         search_lanes(scratch, form, found, (position - start) // size)

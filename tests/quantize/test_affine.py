@@ -17,13 +17,17 @@ from llmkit.kernels.kquant_affine import (
     AFFINE_SEARCH,
     IMPORTANCE,
     MAGNITUDE,
+    MASS,
+    MINUS_MINIMUM,
     PARTS,
+    SCALE,
     SCRATCH,
     SPREAD,
     AffineSearch,
     search,
     search_one,
 )
+from llmkit.kernels.kquant_scales import ScaleNumbers, find_scale_numbers
 from llmkit.kernels.lanes import LANES
 from llmkit.quantize.schemes import scheme
 from llmkit.quantize.schemes.affine import TILE, weighted_search
@@ -159,6 +163,42 @@ def test_lanes_find_what_a_lone_search_finds(form: AffineSearch, data: st.DataOb
         counts = counts_of(rows, form, importance, mean_square)
     _search_alone(np.ascontiguousarray(rows.T).reshape(-1), np.ascontiguousarray(counts.T).reshape(-1), form, alone)
     np.testing.assert_array_equal(lanes[: 4 * LANES].view(np.uint32), alone.view(np.uint32))
+
+
+FORMS_OF_NUMBERS = [
+    ScaleNumbers(8, 63, 63, False),
+    ScaleNumbers(16, 15, 255, False),
+    ScaleNumbers(8, 63, 63, True),
+    ScaleNumbers(8, 63, 255, True),
+    ScaleNumbers(16, 15, 255, True),
+]
+# Scales are negative where rounding spoils a fit; their numbers wrap.
+scales = st.floats(-0.25, 1, width=32) | st.sampled_from([0.0, -0.0, 1e-15, 2.0**-149, -1e-6, -1e30, 3e38])
+masses = st.floats(0, 4, width=32) | st.sampled_from([0.0, 1.0, 1e-30, 1e30])
+
+
+@pytest.mark.parametrize("form", FORMS_OF_NUMBERS, ids=str)
+@given(data=st.data())
+def test_numbers_of_scales_as_the_oracle(form: ScaleNumbers, data: st.DataObject) -> None:
+    """Nineteen superblocks: the second group of lanes is part empty."""
+    shape = (19, form.count)
+    values = [data.draw(hnp.arrays(np.float32, shape, elements=scales)) for _ in range(2)]
+    counted = data.draw(hnp.arrays(np.float32, shape, elements=masses))
+    found = np.zeros((PARTS, 32 * form.count), np.float32)
+    for part, rows in ((SCALE, values[0]), (MINUS_MINIMUM, values[1]), (MASS, counted)):
+        found[part, : rows.size] = rows.reshape(-1)
+    factors, numbers = np.empty((2, 32), np.float32), np.zeros((2, 32 * form.count), np.uint8)
+    find_scale_numbers(found.reshape(-1), len(counted), form, factors.reshape(-1), numbers.reshape(-1))
+    for rows, found_factors, found_numbers in zip(values, factors, numbers, strict=True):
+        for k, row in enumerate(rows):
+            with np.errstate(all="ignore"):
+                if form.fitted:
+                    factor, expected = oracle.numbers_by_fit(list(row), list(counted[k]), form.highest)
+                else:
+                    factor, expected = oracle.numbers_by_largest(list(row), form.highest)
+            np.testing.assert_array_equal(found_factors[k], factor)
+            mine = found_numbers[form.count * k : form.count * (k + 1)]
+            np.testing.assert_array_equal(mine, np.minimum(expected, form.largest_byte))
 
 
 @pytest.mark.parametrize("type", ORACLES, ids=lambda type: type.name)
