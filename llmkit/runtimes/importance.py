@@ -32,6 +32,7 @@ DEFAULT_CHUNK: Final = 512
 MIN_CHUNK: Final = 16
 _MOST_TOKENS: Final = 512  # in one pass
 _LOGITS_BYTES: Final = 1 << 28  # in one pass; llama.cpp holds them twice
+_MOST_SURPRISE: Final = 700.0  # nats; the exponential of more would overflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +94,19 @@ def collect(
             run.close()
     finally:
         lib.llama_model_free(model)
+    perplexity = _perplexity(surprises)
     return Activations(
         entries={name: ColumnSums(s.sums, s.counts) for name, s in sorted(watcher.sums.items())},
         n_chunks=n_chunks,
         n_tokens=n_chunks * chunk_size,
-        perplexity=math.exp(surprises.mean()),
-        perplexity_error=math.exp(surprises.mean()) * float(surprises.std()) / math.sqrt(max(1, surprises.size - 1)),
+        perplexity=perplexity,
+        perplexity_error=perplexity * float(surprises.std()) / math.sqrt(max(1, surprises.size - 1)),
         notes=tuple(notes),
     )
+
+
+def _perplexity(surprises: NDArray[np.float64]) -> float:
+    return math.exp(min(float(surprises.mean()), _MOST_SURPRISE))
 
 
 def _feed(
@@ -117,7 +123,7 @@ def _feed(
             first = vocabulary.bos if vocabulary.adds_bos else None
             surprises.append(run.chunk(chunk, first))
             done = [total * n // n_chunks for n in (number, number + 1)]
-            perplexity = math.exp(np.concatenate(surprises).mean())
+            perplexity = _perplexity(np.concatenate(surprises))
             progress.advance(done[1] - done[0], f"chunk {number + 1} of {n_chunks}, perplexity {perplexity:.2f}")
     except BaseException:
         progress.abort()
@@ -243,7 +249,10 @@ class _Run:
             begin, end = max(start, half), min(start + len(part), self.chunk_size - 1)
             if begin < end:
                 surprises.append(surprise(logits[begin - start : end - start], tokens[begin + 1 : end + 1]))
-        return np.concatenate(surprises)
+        found = np.concatenate(surprises)
+        if not np.isfinite(found).all():
+            raise EngineError("the model's logits are not finite: its weights are damaged, or overflow on this text")
+        return found
 
     def _decode(self, part: NDArray[np.int32], start: int) -> NDArray[np.float32]:
         count = len(part)
@@ -264,10 +273,11 @@ class _Run:
 
 
 def surprise(logits: NDArray[np.float32], targets: Sequence[int] | NDArray[np.int32]) -> NDArray[np.float64]:
-    """-ln p of each target by its row of `logits`, float32 [n, n_vocab]."""
+    """-ln p of each target by its row of `logits`, float32 [n, n_vocab]; not finite where the logits are not."""
     found = np.empty(len(targets), np.float64)
-    for row, target in enumerate(targets):
-        top = logits[row].max()
-        total = np.exp(logits[row] - top).sum(dtype=np.float64)
-        found[row] = math.log(total) - float(logits[row, target] - top)
+    with np.errstate(invalid="ignore"):
+        for row, target in enumerate(targets):
+            top = logits[row].max()
+            total = np.exp(logits[row] - top).sum(dtype=np.float64)
+            found[row] = np.log(total) - float(logits[row, target] - top)
     return found

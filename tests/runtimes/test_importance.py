@@ -254,6 +254,25 @@ def test_activations_that_overflow_are_named(tmp_path: Path, monkeypatch: pytest
         run(tiny_moe.write_moe(tmp_path / "x.gguf"))
 
 
+def test_logits_that_are_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged = tiny_moe.weights()
+    damaged["output.weight"][7, 3] = np.nan
+    monkeypatch.setattr(tiny_moe, "weights", lambda: damaged)
+    with pytest.raises(EngineError, match="the model's logits are not finite"):
+        run(tiny_moe.write_moe(tmp_path / "x.gguf"))
+
+
+def test_a_model_that_is_always_wrong_has_a_perplexity_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = tiny_moe.weights()
+    wrong["output.weight"] *= np.float32(1e6)
+    monkeypatch.setattr(tiny_moe, "weights", lambda: wrong)
+    found = run(tiny_moe.write_moe(tmp_path / "x.gguf"))
+    assert found.perplexity > 1e300
+    assert math.isfinite(found.perplexity)
+
+
 def test_an_error_within_the_callback_comes_out(moe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_arguments: object) -> None:
         raise RuntimeError("from within")
