@@ -37,9 +37,10 @@ _ONE: Final = np.float32(1)
 _LOWEST: Final = LEVELS[0]
 _N_STEPS: Final = 7  # on either side
 
-# A value is first assigned to one of sixteen buckets, so narrow that none has more than two midpoints: bucket b, the
-# low four bits of a whole number k, holds 18 * k - 9 to 18 * k + 9. The search meets values from -134 to 134 (-127 - 7
-# times the lowest level), which k = -7 .. 7 cover.
+# A value is first assigned to one of sixteen buckets, so narrow that none has more than two midpoints: 18 * k - 9 to
+# 18 * k + 9 belong to the bucket of the low four bits of k. The search maps the weight of largest magnitude to 127 or
+# to -134 .. -120, so that all values lie between -134 and 134, which k = -7 .. 7 cover. A bucket is given by the number
+# of midpoints below it and by the next two, which may lie beyond it.
 _PER_BUCKET: Final = np.float32(1 / 18)
 _WHOLE: Final = np.array([b - 16 if b > 7 else b for b in range(16)])
 _BELOW: Final = np.array([np.count_nonzero(18 * k - 9.01 > MIDPOINTS) for k in _WHOLE], np.uint8)
@@ -99,7 +100,10 @@ def _load_columns(x: Any, start: Any, count: Any, columns: Any) -> None:
 
 @helper
 def _load_error_weights(start: Any, count: Any, importance: Any, sigma2: Any, columns: Any) -> None:
-    """Error weights to columns[512 + 16 * i + lane]: importance * sqrt(sigma2 + w * w)."""
+    """Error weights to columns[512 + 16 * i + lane]: importance * sqrt(sigma2 + w * w).
+
+    Those of blocks from `count` on are whatever was there: nobody looks at these lanes.
+    """
     gathered = columns[2 * _GROUP_SIZE :]
     for lane in range(count):
         # The blocks of a group may belong to several rows.
