@@ -53,6 +53,8 @@ class Buffers:
 
 def check_budget(plan: ConversionPlan, memory: int) -> int:
     """How many threads can work at once within `memory` bytes of buffers; LlmkitError if not even one can."""
+    if not plan.tensors:
+        return 1
     largest = max(plan.tensors, key=_group_bytes)
     need = _group_bytes(largest)
     if need > memory:
@@ -97,8 +99,8 @@ def _group_rows(tensor: PlannedTensor) -> int:
 def _group_bytes(tensor: PlannedTensor) -> int:
     """Buffer bytes for one group of rows.
 
-    Per weight: up to 4 bytes as read, 4 more where rows change places, 4 as float32, up to 4 as encoded. Verifying
-    needs as much, since what is read back is compared before any rows change places.
+    At most 16 per weight. Writing: as read, as much again where rows change places, as float32, as encoded. Verifying:
+    as read, as float32, as read back, and that as float32.
     """
     return 16 * tensor.matrix[1] * _group_rows(tensor)
 

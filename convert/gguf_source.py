@@ -186,10 +186,10 @@ def _check_requantized(source: GGUFSource, tensors: Sequence[PlannedTensor], all
     what = f"{again.total()} tensors are quantised already ({types})"
     if not allowed:
         raise UnsupportedError(
-            f"{source.path}: {what}, and quantising them again loses more than quantising the original once. Start "
-            "from the F32, F16 or BF16 file of this model, or accept that with --allow-requantize"
+            f"{source.path}: {what}, and would get another type, from values that have lost precision before. Start "
+            "from the F32, F16 or BF16 file of this model, or accept the greater loss with --allow-requantize"
         )
-    notes.append(f"{what} and are quantised again: expect more loss than from the original F32, F16 or BF16 file")
+    notes.append(f"{what} and get another type: expect more loss than from the F32, F16 or BF16 file of this model")
 
 
 def _model_shape(source: GGUFSource, architecture: str) -> ModelShape:

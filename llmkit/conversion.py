@@ -126,7 +126,7 @@ def carry_out(
     from llmkit.convert.verify import is_cheap
     from llmkit.formats.output import check_output
 
-    budget = parse_bytes(how.memory)
+    budget, threads = parse_bytes(how.memory), thread_count(how.threads)
     paths = file_paths(output, len(plan.files))
     protect(inputs, paths)
     for path in paths:
@@ -137,7 +137,7 @@ def carry_out(
         verification = execute(
             plan,
             output,
-            threads=thread_count(how.threads),
+            threads=threads,
             memory=budget,
             progress=how.progress or Silent(),
             overwrite=how.overwrite,

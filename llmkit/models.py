@@ -90,7 +90,7 @@ def _from_file(path: Path, want: ModelKind | None) -> ResolvedModel:
         if want == "checkpoint":
             raise ModelNotFoundError(
                 f"{path} is a GGUF file already; a conversion starts from a SafeTensors checkpoint: give the folder "
-                "that holds config.json and the .safetensors files."
+                "that holds config.json and the .safetensors files. To give it another type: llmkit quantize."
             )
         part = part_of_set(path.name)
         if part and part.number != 1:
