@@ -35,12 +35,12 @@ _N_ROUNDS: Final = 5
 class ScaleNumbers(NamedTuple):
     """How scales become numbers.
 
-    count: sub-blocks of a superblock. highest: the largest number. largest_byte: bytes above it, which negative
+    sub_blocks: how many a superblock has. highest: the largest number. largest_byte: bytes above it, which negative
     numbers leave, are stored as this. fitted: whether the factor is fitted to all scales by least squares, each
     counting what the weights of its sub-block count (make_qp_quants), or is that of the largest scale.
     """
 
-    count: int
+    sub_blocks: int
     highest: int
     largest_byte: int
     fitted: bool
@@ -70,11 +70,11 @@ def _by_largest(values: Any, numbers: Any, form: Any) -> Any:
     zero = splat(_ZERO)
     top = splat(np.float32(form.highest))
     largest = zero
-    for i in range(0, form.count * LANES, LANES):
+    for i in range(0, form.sub_blocks * LANES, LANES):
         v = load(values, i)
         largest = select(v > largest, v, largest)
     inverse = select(largest > zero, top / largest, zero)
-    for i in range(0, form.count * LANES, LANES):
+    for i in range(0, form.sub_blocks * LANES, LANES):
         store(numbers, i, _as_byte(_nearest(inverse * load(values, i))))
     return largest / top
 
@@ -82,7 +82,7 @@ def _by_largest(values: Any, numbers: Any, form: Any) -> Any:
 @helper
 def _by_fit(values: Any, masses: Any, numbers: Any, form: Any) -> Any:
     """As `_by_largest`, but the factor is fitted; masses: what each value counts, laid out like `values`."""
-    end = form.count * LANES
+    end = form.sub_blocks * LANES
     zero = splat(_ZERO)
     top = splat(np.float32(form.highest))
     largest = zero
@@ -175,11 +175,11 @@ def find_scale_numbers(found: Any, n_superblocks: int, form: ScaleNumbers, facto
     n = found.size // PARTS
     for first in range(0, n_superblocks, LANES):
         left = min(LANES, n_superblocks - first)
-        at = first * form.count
-        _superblocks_side_by_side(found, MASS * n + at, left, form.count, masses)
+        at = first * form.sub_blocks
+        _superblocks_side_by_side(found, MASS * n + at, left, form.sub_blocks, masses)
         for which in range(2):
             part = SCALE if which == 0 else MINUS_MINIMUM
-            _superblocks_side_by_side(found, part * n + at, left, form.count, values)
+            _superblocks_side_by_side(found, part * n + at, left, form.sub_blocks, values)
             if form.fitted:
                 factor = _by_fit(values, masses, chosen, form)
             else:
@@ -187,8 +187,8 @@ def find_scale_numbers(found: Any, n_superblocks: int, form: ScaleNumbers, facto
             store(factors, which * (factors.size // 2) + first, factor)
             to = which * (numbers.size // 2) + at
             for k in range(left):
-                for j in range(form.count):
-                    numbers[to + form.count * k + j] = min(form.largest_byte, np.int64(chosen[LANES * j + k]))
+                for j in range(form.sub_blocks):
+                    numbers[to + form.sub_blocks * k + j] = min(form.largest_byte, np.int64(chosen[LANES * j + k]))
 
 
 @helper

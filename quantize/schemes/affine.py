@@ -48,7 +48,7 @@ def search_tiles(
 def mean_squares_of(weights: Floats, run: int, factor: float = 1) -> Floats:
     """factor times the mean square of each `run` weights."""
     found = np.empty(weights.size // run, np.float32)
-    find_mean_squares(weights, run, np.float32(factor), found)
+    find_mean_squares(weights, run, factor, found)
     return found
 
 
@@ -89,7 +89,7 @@ class SuperblockEncoder:
     ) -> None:
         room = TILE // SUPERBLOCK
         factors = np.empty(2 * room, np.float32)
-        numbers = np.empty(2 * room * form.count, np.uint8)
+        numbers = np.empty(2 * room * form.sub_blocks, np.uint8)
         for start, stop, found in tiles:
             find_scale_numbers(found, (stop - start) // SUPERBLOCK, form, factors, numbers)
             self.pack(weights, start, stop, found, factors, numbers, packed)

@@ -181,13 +181,13 @@ masses = st.floats(0, 4, width=32) | st.sampled_from([0.0, 1.0, 1e-30, 1e30])
 @given(data=st.data())
 def test_numbers_of_scales_as_the_oracle(form: ScaleNumbers, data: st.DataObject) -> None:
     """Nineteen superblocks: the second group of lanes is part empty."""
-    shape = (19, form.count)
+    shape = (19, form.sub_blocks)
     values = [data.draw(hnp.arrays(np.float32, shape, elements=scales)) for _ in range(2)]
     counted = data.draw(hnp.arrays(np.float32, shape, elements=masses))
-    found = np.zeros((PARTS, 32 * form.count), np.float32)
+    found = np.zeros((PARTS, 32 * form.sub_blocks), np.float32)
     for part, rows in ((SCALE, values[0]), (MINUS_MINIMUM, values[1]), (MASS, counted)):
         found[part, : rows.size] = rows.reshape(-1)
-    factors, numbers = np.empty((2, 32), np.float32), np.zeros((2, 32 * form.count), np.uint8)
+    factors, numbers = np.empty((2, 32), np.float32), np.zeros((2, 32 * form.sub_blocks), np.uint8)
     find_scale_numbers(found.reshape(-1), len(counted), form, factors.reshape(-1), numbers.reshape(-1))
     for rows, found_factors, found_numbers in zip(values, factors, numbers, strict=True):
         for k, row in enumerate(rows):
@@ -197,7 +197,7 @@ def test_numbers_of_scales_as_the_oracle(form: ScaleNumbers, data: st.DataObject
                 else:
                     factor, expected = oracle.numbers_by_largest(list(row), form.highest)
             np.testing.assert_array_equal(found_factors[k], factor)
-            mine = found_numbers[form.count * k : form.count * (k + 1)]
+            mine = found_numbers[form.sub_blocks * k : form.sub_blocks * (k + 1)]
             np.testing.assert_array_equal(mine, np.minimum(expected, form.largest_byte))
 
 
