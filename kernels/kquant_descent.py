@@ -5,8 +5,8 @@ largest magnitude maps to -4 at first. Then the codes are improved one after the
 least-squares scale of the fifteen others makes of its weight, if the weights' energy is explained better with it. That
 goes on until a pass changes no code, five passes at most.
 
-Each improvement waits for the one before, so the sixteen sub-blocks of a superblock take their passes side by side, one
-per lane, and four superblocks take turns. Further passes change nothing in a lane that is done.
+The sixteen sub-blocks of a superblock take their passes side by side, one per lane; further passes change nothing in a
+lane that is done. Eight superblocks take turns, since each improvement waits for the one before.
 
 Source: ggml/src/ggml-quants.c of llama.cpp (make_q3_quants with do_rmse).
 """
@@ -17,26 +17,25 @@ from typing import Any, Final
 
 import numpy as np
 
-from llmkit.kernels.intlanes import store_u8, to_float, to_int
+from llmkit.kernels.intlanes import mask_bits, store_u8, to_float, to_int
 from llmkit.kernels.jit import BYTES_OUT, FLOATS_IN, FLOATS_OUT, helper, kernel
 from llmkit.kernels.kquant_rounding import GROUP_MAX_EPS, SUPERBLOCK, nearest_codes
 from llmkit.kernels.kquant_symmetric import SUB_BLOCK, SUB_BLOCKS
-from llmkit.kernels.lanes import LANES, absolute, any_lane, load, select, splat, store, transpose
+from llmkit.kernels.lanes import LANES, absolute, load, select, splat, store, transpose
 
 _REACH: Final = 4
 _PASSES: Final = 5
-_TURNS: Final = 4
+_TURNS: Final = 8
 _ZERO: Final = np.float32(0)
 
-# What is kept of a superblock while it is worked on: weight i of the sub-block in lane l at 16 * i + l of four areas,
-# then sixteen lanes each of what the least-squares scale is the quotient of, and of whether there is a scale.
+# The state of a superblock: weight i of the sub-block in lane l at 16 * i + l of four areas, then sixteen lanes each of
+# what the least-squares scale is the quotient of.
 _SQUARES: Final = SUPERBLOCK
 _CUBES: Final = 2 * SUPERBLOCK
 _CODES: Final = 3 * SUPERBLOCK
 _SUM_LX: Final = 4 * SUPERBLOCK
 _SUM_L2: Final = _SUM_LX + LANES
-_LARGEST: Final = _SUM_L2 + LANES
-_STATE: Final = _LARGEST + LANES
+_STATE: Final = _SUM_L2 + LANES
 
 
 @helper
@@ -46,7 +45,10 @@ def _codes_of(lanes: Any) -> Any:
 
 @helper
 def _start(state: Any, at: Any) -> None:
-    """Round the weights at state[at] to their first codes."""
+    """Round the weights at state[at] to their first codes.
+
+    What ggml takes for zeros becomes zeros, with the lowest code; without sums, that is not improved.
+    """
     zero = splat(_ZERO)
     largest = zero
     extreme = zero
@@ -56,14 +58,16 @@ def _start(state: Any, at: Any) -> None:
         larger = magnitude > largest
         largest = select(larger, magnitude, largest)
         extreme = select(larger, v, extreme)
+    zeros = largest < splat(GROUP_MAX_EPS)
     inverse = splat(np.float32(-_REACH)) / extreme
     sum_lx = zero
     sum_l2 = zero
     for i in range(at, at + SUPERBLOCK, LANES):
-        v = load(state, i)
-        code = _codes_of(inverse * v)
+        v = select(zeros, zero, load(state, i))
+        code = select(zeros, splat(np.float32(-_REACH)), _codes_of(inverse * v))
         square = v * v
         cube = square * v
+        store(state, i, v)
         store(state, _CODES + i, code)
         store(state, _SQUARES + i, square)
         store(state, _CUBES + i, cube)
@@ -71,12 +75,11 @@ def _start(state: Any, at: Any) -> None:
         sum_l2 = sum_l2 + square * code * code
     store(state, at + _SUM_LX, sum_lx)
     store(state, at + _SUM_L2, sum_l2)
-    store(state, at + _LARGEST, largest)
 
 
 @helper
 def _improve(state: Any, at: Any, i: Any) -> Any:
-    """Improve the code of the weight at state[at + i] in each lane; where that changed it."""
+    """Improve the code of the weight at state[at + i] of each lane; a bit for each lane where that changed it."""
     zero = splat(_ZERO)
     v, code = load(state, at + i), load(state, at + _CODES + i)
     square, cube = load(state, at + _SQUARES + i), load(state, at + _CUBES + i)
@@ -91,7 +94,18 @@ def _improve(state: Any, at: Any, i: Any) -> Any:
     store(state, at + _CODES + i, select(better, new_code, code))
     store(state, at + _SUM_LX, select(better, new_lx, sum_lx))
     store(state, at + _SUM_L2, select(better, new_l2, sum_l2))
-    return better
+    return mask_bits(better)
+
+
+@helper
+def _finish(state: Any, at: Any, scales: Any, codes: Any, block: Any) -> None:
+    """The scales of the superblock `block` and its codes, shifted to 0 .. 7; state[at] is overwritten."""
+    zero = splat(_ZERO)
+    sum_lx, sum_l2 = load(state, at + _SUM_LX), load(state, at + _SUM_L2)
+    store(scales, block * SUB_BLOCKS, select(sum_l2 > zero, sum_lx / sum_l2, zero))
+    transpose(state, at + _CODES, LANES, state, at)
+    for i in range(0, SUPERBLOCK, LANES):
+        store_u8(codes, block * SUPERBLOCK + i, to_int(load(state, at + i)) + _REACH)
 
 
 @kernel(FLOATS_IN, FLOATS_OUT, BYTES_OUT)
@@ -100,29 +114,27 @@ def descend(weights: Any, scales: Any, codes: Any) -> None:
 
     In a sub-block that ggml takes for zeros, scale and codes are zero.
     """
-    state = np.zeros(_TURNS * _STATE, np.float32)
-    natural = np.empty(SUPERBLOCK, np.float32)
-    zero = splat(_ZERO)
+    states = np.empty(_TURNS * _STATE, np.float32)
+    active = np.empty(_TURNS, np.int64)
+    changed = np.empty(_TURNS, np.int32)
     n_superblocks = weights.size // SUPERBLOCK
     for first in range(0, n_superblocks, _TURNS):
-        end = min(_TURNS, n_superblocks - first) * _STATE
-        for at in range(0, end, _STATE):
-            transpose(weights, (first + at // _STATE) * SUPERBLOCK, SUB_BLOCK, state, at)
-            _start(state, at)
+        turns = min(_TURNS, n_superblocks - first)
+        for turn in range(turns):
+            active[turn] = turn * _STATE
+            transpose(weights, (first + turn) * SUPERBLOCK, SUB_BLOCK, states, turn * _STATE)
+            _start(states, turn * _STATE)
+        n_active = turns
         for _ in range(_PASSES):
-            changed = zero > zero
+            changed[:] = 0
             for i in range(0, SUPERBLOCK, LANES):
-                for at in range(0, end, _STATE):
-                    changed = changed | _improve(state, at, i)
-            if not any_lane(changed):
-                break
-        for at in range(0, end, _STATE):
-            block = first + at // _STATE
-            sum_lx, sum_l2 = load(state, at + _SUM_LX), load(state, at + _SUM_L2)
-            not_zeros = splat(GROUP_MAX_EPS) <= load(state, at + _LARGEST)
-            store(scales, block * SUB_BLOCKS, select(not_zeros & (sum_l2 > zero), sum_lx / sum_l2, zero))
-            for i in range(at, at + SUPERBLOCK, LANES):
-                store(state, i, select(not_zeros, load(state, _CODES + i) + splat(np.float32(_REACH)), zero))
-            transpose(state, at, LANES, natural, 0)
-            for i in range(0, SUPERBLOCK, LANES):
-                store_u8(codes, block * SUPERBLOCK + i, to_int(load(natural, i)))
+                for k in range(n_active):
+                    changed[k] |= _improve(states, active[k], i)
+            n_left = 0
+            for k in range(n_active):
+                if changed[k]:
+                    active[n_left] = active[k]
+                    n_left += 1
+            n_active = n_left
+        for turn in range(turns):
+            _finish(states, turn * _STATE, scales, codes, first + turn)
