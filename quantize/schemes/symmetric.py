@@ -17,12 +17,12 @@ from llmkit.kernels.kquant_symmetric import search
 from llmkit.quantize.schemes.flat import Bytes, Floats
 
 NONE: Final = np.empty(0, np.float32)
-_TILE: Final = 128 * SUPERBLOCK
+TILE: Final = 128 * SUPERBLOCK
 
 
 def tiles(size: int, row: int = SUPERBLOCK) -> Iterator[slice]:
     """Parts of `size` weights, each of whole rows."""
-    step = max(row, _TILE // row * row)
+    step = max(row, TILE // row * row)
     return (slice(start, min(start + step, size)) for start in range(0, size, step))
 
 

@@ -1,7 +1,7 @@
-"""The K-quant encoders as scalar NumPy float32 arithmetic, one operation after the other: slow and obvious.
+"""The K-quant encoders with minimums as scalar NumPy float32 arithmetic, step by step: slow and obvious.
 
 Written from the definition of the formats and of the search (ggml-quants.c: make_qkx2_quants, make_qkx3_quants,
-make_qp_quants, make_qx_quants and their callers), without lanes, Numba or vector operations.
+make_qp_quants and their callers), without lanes, Numba or vector operations.
 """
 
 from __future__ import annotations
@@ -251,57 +251,3 @@ def encode_blocks(x: Floats, importance: Floats, highest: int) -> list[tuple[np.
     counts = importance_counts(x, importance, 1)
     found = [search_affine(x[i : i + 32], counts[i : i + 32], highest, WEIGHTED) for i in range(0, len(x), 32)]
     return [(np.float16(f.scale), np.float16(-f.minus_minimum), f.codes) for f in found]
-
-
-def search_signed(x: Floats) -> tuple[np.float32, list[int]]:
-    """Scale and codes 0..63 of sixteen weights, weight = scale * (code - 32)."""
-    extreme = f32(0)
-    for v in x:
-        if abs(v) > abs(extreme):
-            extreme = v
-    if abs(extreme) < f32(1e-15):
-        return f32(0), [0] * 16
-
-    def fit(inverse: np.float32) -> tuple[np.float32, np.float32, list[int]]:
-        codes = [code_of(inverse * v, -32, 31) for v in x]
-        sum_lx = sum_l2 = f32(0)
-        for v, code in zip(x, codes, strict=True):
-            sum_lx = sum_lx + v * v * v * f32(code)
-            sum_l2 = sum_l2 + v * v * f32(code) * f32(code)
-        return sum_lx, sum_l2, codes
-
-    sum_lx, sum_l2, best_codes = fit(f32(-32) / extreme)
-    scale = sum_lx / sum_l2 if sum_l2 != 0 else f32(0)
-    best = scale * sum_lx
-    for step in [*range(-9, 0), *range(1, 10)]:
-        sum_lx, sum_l2, codes = fit(-(f32(32) + f32(0.1) * f32(step)) / extreme)
-        if sum_l2 > 0 and sum_lx * sum_lx > best * sum_l2:
-            scale, best_codes = sum_lx / sum_l2, codes
-            best = scale * sum_lx
-    return scale, [code + 32 for code in best_codes]
-
-
-def encode_q6_k(x: Floats) -> bytes:
-    found = [search_signed(x[i : i + 16]) for i in range(0, 256, 16)]
-    largest = f32(0)
-    for scale, _ in found:
-        if abs(scale) > abs(largest):
-            largest = scale
-    if abs(largest) < f32(1e-15):
-        return bytes(210)
-    inverse = f32(-128) / largest
-    d = np.float16(f32(1) / inverse)
-    scales = np.array([min(127, nearest(inverse * scale)) for scale, _ in found], np.int8)
-    codes = []
-    for j, (_, searched) in enumerate(found):
-        step = f32(d) * f32(scales[j])
-        if step == 0:
-            codes += searched
-        else:
-            codes += [code_of(v / step, -32, 31) + 32 for v in x[16 * j : 16 * j + 16]]
-    halves = np.array(codes, np.uint8).reshape(2, 4, 32)
-    low = halves & 15
-    low_bytes = np.stack([low[:, 0] | low[:, 2] << 4, low[:, 1] | low[:, 3] << 4], axis=1)
-    high = halves >> 4
-    high_bytes = high[:, 0] | high[:, 1] << 2 | high[:, 2] << 4 | high[:, 3] << 6
-    return low_bytes.tobytes() + high_bytes.tobytes() + scales.tobytes() + d.tobytes()
