@@ -10,7 +10,7 @@ import pytest
 
 from llmkit.errors import OutputError
 from llmkit.formats import output
-from llmkit.formats.output import check_output, publish
+from llmkit.formats.output import check_output, publish, publish_all
 
 
 @pytest.fixture(params=["nameless", "named"], autouse=True)
@@ -71,6 +71,36 @@ def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
         assert path.read_bytes() == b"xyz"
     assert path.read_bytes() == b"abc"
     assert names(tmp_path) == ["m.gguf"]
+
+
+def test_several_files_take_their_names_together(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a", "b", "c")]
+    with publish_all([(path, 3) for path in paths], overwrite=False) as files:
+        for file, text in zip(files, (b"aaa", b"bbb", b"ccc"), strict=True):
+            file.write_at(text, 0)
+        assert not any(path.exists() for path in paths)
+    assert [path.read_bytes() for path in paths] == [b"aaa", b"bbb", b"ccc"]
+    assert sorted(names(tmp_path)) == ["a", "b", "c"]
+
+
+def test_none_of_several_files_stays_if_one_cannot_have_its_name(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a", "b", "c")]
+    with pytest.raises(OutputError, match="b: was created"), publish_all([(p, 3) for p in paths], overwrite=False):
+        paths[1].write_bytes(b"theirs")
+    assert names(tmp_path) == ["b"]
+    with pytest.raises(OutputError, match="exists already"), publish_all([(p, 3) for p in paths], overwrite=False):
+        pytest.fail("the work must not start")
+    assert names(tmp_path) == ["b"]
+
+
+def test_what_was_written_can_be_read_back(tmp_path: Path) -> None:
+    with publish(tmp_path / "m.gguf", 6, overwrite=False) as file:
+        file.write_at(b"abcdef", 0)
+        buffer = bytearray(3)
+        file.read_at(memoryview(buffer), 2)
+        assert buffer == b"cde"
+        with pytest.raises(OutputError, match="ended 1 bytes too early"):
+            file.read_at(memoryview(buffer), 4)
 
 
 def test_files_of_others_that_look_like_parts_stay(tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ import pytest
 from numpy.typing import NDArray
 
 import llmkit
+from llmkit.convert.chunks import cut
 from llmkit.errors import FormatError, LlmkitError, NonFiniteError
 from llmkit.formats.gguf import open_gguf
+from tests.tinygguf import TinyGGUF, importance_of, write_importance
 from tests.tinymodels import TinyLlama, decode, write_safetensors
 
 TARGETS = ["gguf-f32", "gguf-f16", "gguf-bf16", "gguf-q8_0", "gguf-q4_0", "gguf-q4_k_m"]
@@ -30,6 +32,64 @@ def test_threads_and_memory_do_not_change_a_byte(target: str, tmp_path: Path) ->
         llmkit.convert(folder, target, output=path, threads=threads, memory=memory)
         files.append(path.read_bytes())
     assert files[0] == files[1] == files[2]
+
+
+@pytest.mark.parametrize("to", ["q4_k_m", "q4_0", "bf16"])
+def test_threads_and_memory_do_not_change_a_byte_with_experts(to: str, tmp_path: Path) -> None:
+    """Not with an importance of each expert's own either; the small budgets cut within the rows of an expert."""
+    model = TinyGGUF(n_layers=1, n_experts=3)
+    source = model.write(tmp_path / "in.gguf")
+    imatrix = write_importance(tmp_path / "imatrix.gguf", importance_of(model.weights()))
+    files = []
+    for threads, memory in ((1, "1GiB"), (3, "600KiB"), (2, "100KiB")):
+        path = tmp_path / f"{threads}.gguf"
+        llmkit.quantize(source, to, output=path, imatrix=imatrix, threads=threads, memory=memory, verify=True)
+        files.append(path.read_bytes())
+    assert files[0] == files[1] == files[2]
+
+
+def test_no_chunk_crosses_from_one_expert_to_the_next(tmp_path: Path) -> None:
+    model = TinyGGUF(n_layers=1, n_experts=3)
+    source = model.write(tmp_path / "in.gguf")
+    imatrix = write_importance(tmp_path / "imatrix.gguf", importance_of(model.weights()))
+    plan = llmkit.quantize(source, "q4_k_m", imatrix=imatrix, output=tmp_path / "o.gguf", dry_run=True).plan
+    rows = {t.name: np.zeros(t.matrix[0], int) for t in plan.tensors}
+    for chunk in cut(plan, 500_000):
+        rows[chunk.tensor.name][chunk.first_row : chunk.first_row + chunk.n_rows] += 1
+        if chunk.tensor.importance is not None:
+            per_expert = chunk.tensor.shape[-2]
+            expert = chunk.first_row // per_expert
+            assert (chunk.first_row + chunk.n_rows - 1) // per_expert == expert
+            assert np.array_equal(chunk.importance, chunk.tensor.importance[expert])
+    assert all((counts == 1).all() for counts in rows.values())
+
+
+@pytest.mark.parametrize("name", ["blk.0.ffn_up_exps.weight", "blk.0.ffn_gate_inp.weight"])
+def test_a_weight_of_a_gguf_file_that_is_not_finite_is_named(name: str, tmp_path: Path) -> None:
+    """In tensors that are encoded and in those that are copied."""
+    model = TinyGGUF(n_layers=1, n_experts=3, type="F32")
+    weights = model.weights()
+    place = (2, 5, 7) if weights[name].ndim == 3 else (2, 7)
+    weights[name][place] = np.nan
+    source = model.write(tmp_path / "in.gguf", weights)
+    with pytest.raises(NonFiniteError) as caught:
+        llmkit.quantize(source, "q4_k_m", output=tmp_path / "out.gguf")
+    assert f"in.gguf: tensor {name!r} holds nan at {list(place)};" in str(caught.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["in.gguf"]
+    llmkit.quantize(source, "q4_k_m", output=tmp_path / "out.gguf", allow_nonfinite=True)
+
+
+def test_a_quantised_tensor_with_a_scale_that_is_not_finite(tmp_path: Path) -> None:
+    model = TinyGGUF(n_layers=1, type="Q8_0")
+    source = model.write(tmp_path / "in.gguf")
+    with open_gguf(source) as file:
+        offset = file.tensors["blk.0.attn_q.weight"].offset
+    with source.open("r+b") as writable:
+        writable.seek(offset + 34 * 8)  # the first block of the second row
+        writable.write(np.float16(np.inf).tobytes())
+    for to in ("q8_0", "q4_0"):
+        with pytest.raises(NonFiniteError, match=r"'blk.0.attn_q.weight' holds (-?inf|nan) at \[1, 0\]"):
+            llmkit.quantize(source, to, output=tmp_path / "out.gguf", allow_requantize=True)
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])

@@ -1,0 +1,302 @@
+"""Plans from GGUF to GGUF: what is kept, what is completed, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import llmkit
+from llmkit.convert.gguf_source import base_name, open_source, plan_quantize
+from llmkit.convert.plan import ConversionPlan
+from llmkit.errors import FormatError, UnsupportedError
+from llmkit.formats.gguf import Value, array, f32, i32, open_gguf, plan_layout, string, u16, u32
+from llmkit.formats.gguf.values import ValueType
+from llmkit.quantize.recipes import TypeOptions, find_recipe
+from llmkit.types import TensorType
+from tests.tinygguf import TinyGGUF
+
+T = TensorType
+METADATA: dict[str, Value] = {
+    "general.architecture": string("hydra"),  # an architecture that nobody knows
+    "hydra.block_count": u32(1),
+    "hydra.attention.head_count": u32(4),
+}
+
+
+ALL_Q4_K = TypeOptions(pure=True)
+
+
+def write(path: Path, metadata: dict[str, Value], tensors: dict[str, tuple[TensorType, tuple[int, ...]]]) -> Path:
+    """A GGUF file of ones (in the bytes of whatever type)."""
+    layout = plan_layout(metadata, [(name, type, shape) for name, (type, shape) in tensors.items()])
+    one = np.float32(1).tobytes()
+    path.write_bytes(layout.header + one * ((layout.total_bytes - len(layout.header)) // 4))
+    return path
+
+
+def plan(path: Path, recipe: str = "q4_k_m", **options: Any) -> ConversionPlan:
+    return plan_quantize(open_source(path), find_recipe(recipe), **options)
+
+
+def types(made: ConversionPlan) -> dict[str, str]:
+    return {tensor.name: tensor.type.name for tensor in made.tensors}
+
+
+def test_the_metadata_is_kept_in_order_and_completed(tmp_path: Path) -> None:
+    metadata = METADATA | {
+        "general.file_type": u32(1),
+        "general.quantization_version": u32(1),
+        "hydra.heads": array(ValueType.INT32, [1, 2]),
+        "quantize.imatrix.file": string("of an earlier file"),
+        "tokenizer.ggml.tokens": array(ValueType.STRING, ["a", b"\xff"]),
+    }
+    path = write(tmp_path / "in.gguf", metadata, {"blk.0.attn_q.weight": (T.F32, (2, 256))})
+    result = llmkit.quantize(path, "q4_k_m", output=tmp_path / "out.gguf")
+    with open_gguf(result.path) as file:
+        kept = [key for key in metadata if not key.startswith(("general.f", "general.q", "quantize."))]
+        assert list(file.metadata) == [*kept, "general.quantization_version", "general.file_type"]
+        assert all(file.metadata[key] == metadata[key] for key in kept)
+        assert (file.get("general.file_type"), file.get("general.quantization_version")) == (15, 2)
+
+
+def test_tensors_come_in_llama_quantizes_order(tmp_path: Path) -> None:
+    names = ["blk.10.a.weight", "token_embd.weight", "blk.2.b.weight", "output.weight", "blk.2.a.weight"]
+    path = write(tmp_path / "in.gguf", METADATA, dict.fromkeys(names, (T.F32, (2, 256))))
+    assert list(types(plan(path))) == [
+        "output.weight",
+        "token_embd.weight",
+        "blk.2.a.weight",
+        "blk.2.b.weight",
+        "blk.10.a.weight",
+    ]
+
+
+def test_what_is_not_quantised_keeps_type_and_bytes(tmp_path: Path) -> None:
+    tensors = {
+        "blk.0.attn_norm.weight": (T.F16, (256,)),
+        "blk.0.ffn_gate_inp.weight": (T.BF16, (4, 256)),
+        "blk.0.attn_q.bias": (T.F32, (256,)),
+        "blk.0.table.weight": (T.I32, (4, 256)),
+        "blk.0.wide.weight": (T.F64, (4, 256)),
+        "blk.0.scalar": (T.F32, ()),
+        "blk.0.attn_q.weight": (T.F32, (3, 256)),
+    }
+    path = write(tmp_path / "in.gguf", METADATA, tensors)
+    result = llmkit.quantize(path, "q4_k_m", output=tmp_path / "out.gguf", verify=True)
+    with open_gguf(path) as before, open_gguf(result.path) as after:
+        for name, (type, shape) in tensors.items():
+            assert after.tensors[name].shape == shape
+            if name != "blk.0.attn_q.weight":
+                assert after.tensors[name].dtype == type.name
+                assert np.array_equal(after.raw(name), before.raw(name))
+        assert after.tensors["blk.0.attn_q.weight"].dtype == "Q4_K"
+
+
+def test_shapes_that_types_do_not_fit(tmp_path: Path) -> None:
+    """Rows that no block divides become float16, and a tensor without weights takes no bytes: both as stated."""
+    tensors = {
+        "blk.0.attn_q.weight": (T.F32, (3, 100)),
+        "blk.0.attn_k.weight": (T.F32, (3, 96)),
+        "blk.0.attn_v.weight": (T.F32, (0, 256)),
+        "blk.0.ffn_up.weight": (T.F32, (4, 0)),
+        "blk.0.ffn_up_exps.weight": (T.F32, (2, 3, 256)),
+    }
+    path = write(tmp_path / "in.gguf", METADATA, tensors)
+    result = llmkit.quantize(path, "q4_k_s", output=tmp_path / "out.gguf", verify=True)
+    found = {t.name: (t.type.name, t.nbytes, t.reason) for t in result.plan.tensors}
+    assert found["blk.0.attn_q.weight"] == ("F16", 600, "rows of 100 weights are not a multiple of 256")
+    assert found["blk.0.attn_k.weight"][0] == "Q5_0"
+    assert found["blk.0.attn_v.weight"][1] == found["blk.0.ffn_up.weight"][1] == 0
+    assert found["blk.0.ffn_up_exps.weight"][0] == "Q4_K"
+    with open_gguf(result.path) as file:
+        assert {name: tensor.shape for name, tensor in file.tensors.items()} == {n: s for n, (_, s) in tensors.items()}
+    assert result.to_dict()["parameters"] == 300 + 288 + 2 * 3 * 256
+
+
+@pytest.mark.parametrize("tensors", [{}, {"blk.0.attn_q.weight": (T.F32, (0, 256))}], ids=["none", "an empty one"])
+def test_a_file_without_weights(tensors: dict[str, Any], tmp_path: Path) -> None:
+    path = write(tmp_path / "in.gguf", METADATA, tensors)
+    result = llmkit.quantize(path, "q4_k_m", output=tmp_path / "out.gguf", verify=True)
+    assert result.plan.bits_per_weight == 0
+    with open_gguf(result.path) as file:
+        assert list(file.tensors) == list(tensors)
+
+
+def test_an_alignment_of_its_own_is_kept(tmp_path: Path) -> None:
+    metadata = METADATA | {"general.alignment": u32(256)}
+    tensors = [("blk.0.attn_q.weight", T.F32, (1, 256)), ("blk.0.attn_k.weight", T.F32, (1, 256))]
+    layout = plan_layout(metadata, tensors, 256)
+    (tmp_path / "in.gguf").write_bytes(layout.header + bytes(layout.total_bytes - len(layout.header)))
+    result = llmkit.quantize(tmp_path / "in.gguf", "q8_0", output=tmp_path / "out.gguf")
+    with open_gguf(result.path) as file:
+        assert file.alignment == 256
+        assert all(tensor.offset % 256 == 0 for tensor in file.tensors.values())
+
+
+def test_heads_may_be_stated_per_block(tmp_path: Path) -> None:
+    """q2_k gives attn_v more bits where at least four heads share it: those of the first block tell."""
+    for kv_heads, type in ((array(ValueType.INT32, [1, 4]), "Q4_K"), (array(ValueType.INT32, [4, 1]), "Q3_K")):
+        metadata = METADATA | {"hydra.attention.head_count_kv": kv_heads}
+        path = write(tmp_path / "in.gguf", metadata, {"blk.0.attn_v.weight": (T.F32, (2, 256))})
+        assert types(plan(path, "q2_k")) == {"blk.0.attn_v.weight": type}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"general.architecture": None}, r"general.architecture is missing, expected a text"),
+        ({"general.architecture": u32(1)}, r"general.architecture is 1, expected a text"),
+        ({"hydra.block_count": None}, r"hydra.block_count is missing, expected a count"),
+        ({"hydra.block_count": f32(2.5)}, r"hydra.block_count is 2.5, expected a count"),
+        ({"hydra.block_count": i32(-1)}, r"hydra.block_count is -1, expected a count"),
+        ({"hydra.attention.head_count": array(ValueType.STRING, ["x"])}, r"head_count is 'x', expected a count"),
+        ({"hydra.expert_count": array(ValueType.INT32, [])}, r"expert_count is \(\), expected a count"),
+    ],
+)
+def test_metadata_that_the_choices_need(change: dict[str, Value | None], words: str, tmp_path: Path) -> None:
+    metadata = {key: value for key, value in (METADATA | change).items() if value is not None}
+    path = write(tmp_path / "in.gguf", metadata, {"blk.0.attn_q.weight": (T.F32, (2, 256))})
+    with pytest.raises(FormatError, match=rf"in.gguf: metadata .*{words}"):
+        plan(path)
+
+
+def test_tensors_that_are_quantised_already(tmp_path: Path) -> None:
+    tensors = {
+        "blk.0.attn_q.weight": (T.Q8_0, (2, 256)),
+        "blk.0.attn_k.weight": (T.IQ2_XS, (2, 256)),
+        "blk.0.attn_v.weight": (T.Q4_K, (2, 256)),
+        "blk.0.ffn_up.weight": (T.BF16, (2, 256)),
+    }
+    path = write(tmp_path / "in.gguf", METADATA, tensors)
+    with pytest.raises(
+        UnsupportedError,
+        match=r"in.gguf: 2 tensors are quantised already \(1 of \w+, 1 of \w+\).* F32, F16 or BF16 .*--allow-req",
+    ):
+        plan(path, "q4_k_s", options=ALL_Q4_K)
+    made = plan(path, "q4_k_s", options=ALL_Q4_K, allow_requantize=True)
+    assert any("2 tensors are quantised already" in note for note in made.notes)
+    assert {t.name: t.is_copied for t in made.tensors} == {name: type is T.Q4_K for name, (type, _) in tensors.items()}
+
+
+def test_a_type_without_scheme_is_copied_but_not_changed(tmp_path: Path) -> None:
+    path = write(tmp_path / "in.gguf", METADATA, {"blk.0.attn_q.weight": (T.Q8_1, (2, 256))})
+    with pytest.raises(UnsupportedError, match=r"'blk.0.attn_q.weight' is to go from Q8_1 to Q4_K, and Q8_1 is not"):
+        plan(path, allow_requantize=True)
+    norm = write(tmp_path / "norm.gguf", METADATA, {"blk.0.attn_q_norm.weight": (T.Q8_1, (2, 256))})
+    result = llmkit.quantize(norm, "q4_k_m", output=tmp_path / "out.gguf", verify=True)
+    assert types(result.plan) == {"blk.0.attn_q_norm.weight": "Q8_1"}
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> list[Path]:
+    """A model in several files."""
+    source = TinyGGUF(n_layers=2).write(tmp_path / "whole.gguf")
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    return list(llmkit.quantize(source, "bf16", output=folder / "m.gguf", split_size="500KB").paths)
+
+
+def test_parts_are_those_of_gguf_split(parts: list[Path]) -> None:
+    """Names and keys are; that llama.cpp reads the files is tested in tests/test_quantize_parity.py."""
+    n = len(parts)
+    assert [path.name for path in parts] == [f"m-{i:05d}-of-{n:05d}.gguf" for i in range(1, n + 1)]
+    n_tensors = len(TinyGGUF(n_layers=2).weights())
+    for number, path in enumerate(parts):
+        with open_gguf(path) as file:
+            split = list(file.metadata)[-3:]
+            assert split == ["split.no", "split.tensors.count", "split.count"]
+            assert [file.metadata[key] for key in split] == [u16(number), i32(n_tensors), u16(n)]
+            assert ("general.architecture" in file.metadata) == (number == 0)
+            assert len(file.metadata) == 3 or number == 0
+            n_bytes = sum(tensor.nbytes for tensor in file.tensors.values())
+            assert n_bytes <= 500_000 or len(file.tensors) == 1
+
+
+def test_any_part_leads_to_the_whole_model(parts: list[Path], tmp_path: Path) -> None:
+    whole = open_source(tmp_path / "whole.gguf")
+    for part in parts:
+        source = open_source(part)
+        assert source.path == parts[0]
+        assert not [key for key in source.metadata if key.startswith("split.")]
+        assert sorted((t.name, t.shape, t.dtype) for t in source.tensors) == sorted(
+            (t.name, t.shape, t.dtype) for t in whole.tensors
+        )
+
+
+def test_a_missing_part_is_named(parts: list[Path]) -> None:
+    parts[1].unlink()
+    with pytest.raises(FormatError, match=rf"{parts[0].name}: is one of {len(parts)} parts .* 1 of .*{parts[1].name}"):
+        open_source(parts[0])
+
+
+def test_parts_that_do_not_belong_together(parts: list[Path], tmp_path: Path) -> None:
+    first, second = (path.read_bytes() for path in parts[:2])
+    parts[1].write_bytes(first)
+    with pytest.raises(FormatError, match=rf"{parts[1].name}: says it is part 1 of {len(parts)} .*expected part 2 of"):
+        open_source(parts[0])
+    shutil.copy(tmp_path / "whole.gguf", parts[1])
+    with pytest.raises(FormatError, match=rf"{parts[1].name}: has no split.count; expected part 2 of {len(parts)}"):
+        open_source(parts[0])
+    shutil.copy(tmp_path / "whole.gguf", parts[0])
+    with pytest.raises(FormatError, match=rf"{parts[0].name}: is named as part 1 of {len(parts)}, but has no split"):
+        open_source(parts[0])
+    renamed = tmp_path / "renamed.gguf"
+    renamed.write_bytes(second)
+    with pytest.raises(FormatError, match=rf"renamed.gguf: says it is part 2 of {len(parts)} .*their own names"):
+        open_source(renamed)
+
+
+def test_parts_whose_tensors_are_not_those_counted(tmp_path: Path) -> None:
+    def part(number: int, names: list[str], n_tensors: int) -> None:
+        split = {"split.no": u16(number), "split.tensors.count": i32(n_tensors), "split.count": u16(2)}
+        metadata = METADATA | split if number == 0 else split
+        path = tmp_path / f"m-{number + 1:05d}-of-00002.gguf"
+        write(path, metadata, dict.fromkeys(names, (T.F32, (2, 256))))
+
+    part(0, ["a.weight"], 3)
+    part(1, ["b.weight"], 3)
+    with pytest.raises(FormatError, match=r"split.tensors.count says 3 tensors, the parts have 2"):
+        open_source(tmp_path / "m-00001-of-00002.gguf")
+    part(0, ["a.weight"], 2)
+    part(1, ["a.weight"], 2)
+    with pytest.raises(
+        FormatError, match=r"m-00002-of-00002.gguf: tensor 'a.weight': is in .*m-00001-of-00002.gguf too"
+    ):
+        open_source(tmp_path / "m-00001-of-00002.gguf")
+
+
+def test_what_fits_one_file_is_not_split(tmp_path: Path) -> None:
+    source = TinyGGUF(n_layers=1).write(tmp_path / "in.gguf")
+    whole = llmkit.quantize(source, "q8_0", output=tmp_path / "a.gguf")
+    (path,) = llmkit.quantize(source, "q8_0", output=tmp_path / "b.gguf", split_size="2GB").paths
+    assert path == tmp_path / "b.gguf"
+    assert path.read_bytes() == whole.path.read_bytes()
+
+
+def test_more_parts_than_can_be_counted(tmp_path: Path) -> None:
+    tensors = {f"blk.0.{i}.weight": (T.F32, (1, 32)) for i in range(65_536)}
+    path = write(tmp_path / "in.gguf", METADATA, tensors)
+    with pytest.raises(UnsupportedError, match="65,536 files; a split model has at most 65,535"):
+        plan(path, "q8_0", split_size=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Llama-3-8B-BF16.gguf", "Llama-3-8B"),
+        ("llama.f16.gguf", "llama"),
+        ("m-Q4_K_M.gguf", "m"),
+        ("m-q4_k.gguf", "m"),
+        ("m-iq2_xs-00002-of-00003.gguf", "m"),
+        ("m_mxfp4_moe.gguf", "m"),
+        ("plain.gguf", "plain"),
+        ("BF16.gguf", "BF16"),
+        ("mf16.gguf", "mf16"),
+    ],
+)
+def test_a_models_name_without_its_type(name: str, expected: str) -> None:
+    assert base_name(Path(name)) == expected
