@@ -141,42 +141,6 @@ def search_one(scratch: Any, lane: Any, form: Any) -> Any:
 
 
 @helper
-def _round_lanes(scratch: Any, end: Any, inverse: Any, minimum: Any, n_codes: Any) -> Any:
-    """Round all weights to codes; the sums, over each lane, of counts * (code, code^2, code * weight)."""
-    magic = splat(ROUNDING_MAGIC)
-    magic_top = splat(ROUNDING_MAGIC + n_codes)
-    sum_l = splat(_ZERO)
-    sum_l2 = sum_l
-    sum_xl = sum_l
-    for i in range(0, end, LANES):
-        v = load(scratch, i)
-        rounded = inverse * (v - minimum) + magic
-        rounded = select(rounded > magic, rounded, magic)
-        code = select(rounded < magic_top, rounded, magic_top) - magic
-        store(scratch, _CODES + i, code)
-        counted = load(scratch, _COUNTS + i) * code
-        sum_l = sum_l + counted
-        sum_l2 = sum_l2 + counted * code
-        sum_xl = sum_xl + counted * v
-    return sum_l, sum_l2, sum_xl
-
-
-@helper
-def _error_lanes(scratch: Any, end: Any, scale: Any, minimum: Any, errors: Any) -> Any:
-    """The weighted error of each lane's codes."""
-    error = splat(_ZERO)
-    if errors == MAGNITUDE:
-        for i in range(0, end, LANES):
-            difference = scale * load(scratch, _CODES + i) + minimum - load(scratch, i)
-            error = error + load(scratch, _COUNTS + i) * absolute(difference)
-    else:
-        for i in range(0, end, LANES):
-            difference = scale * load(scratch, _CODES + i) + minimum - load(scratch, i)
-            error = error + load(scratch, _COUNTS + i) * (difference * difference)
-    return error
-
-
-@helper
 def search_lanes(scratch: Any, form: Any, found: Any, at: Any) -> None:
     """The search on sixteen sub-blocks whose weights and counts are in `scratch` (float32, SCRATCH long).
 
@@ -199,29 +163,55 @@ def search_lanes(scratch: Any, form: Any, found: Any, at: Any) -> None:
 
     # A lane whose rounding could leave nearest_int's exact range, or which has no range, is searched again alone.
     limit = splat(_ROUNDING_LIMIT)
+    in_range = zero == zero
     n_codes = np.float32(form.highest)
-    span = maximum - minimum
-    inverse = splat(n_codes) / span
-    in_range = (absolute(inverse * span) <= limit) & (absolute(inverse * (lowest - minimum)) <= limit)
-    scale = splat(_ONE) / inverse
-    _round_lanes(scratch, end, inverse, minimum, n_codes)
-    best_error = _error_lanes(scratch, end, scale, minimum, form.errors)
-    best_inverse = inverse
+    magic = splat(ROUNDING_MAGIC)
+    magic_top = splat(ROUNDING_MAGIC + n_codes)
+    scale = zero
+    best_error = zero
+    best_inverse = zero
     measured_from = minimum
-
-    for step in range(form.last_step + 1):
+    # Step -1 is the range as it is, without a fit.
+    for step in range(-1, form.last_step + 1):
         span = maximum - minimum
-        inverse = splat(form.first + form.step * np.float32(step) + n_codes) / span
+        inverse = splat(form.first + form.step * np.float32(step) + n_codes if step >= 0 else n_codes) / span
         in_range = in_range & (absolute(inverse * span) <= limit) & (absolute(inverse * (lowest - minimum)) <= limit)
-        sum_l, sum_l2, sum_xl = _round_lanes(scratch, end, inverse, minimum, n_codes)
-        determinant = sum_w * sum_l2 - sum_l * sum_l
-        fitted_scale = (sum_w * sum_xl - sum_x * sum_l) / determinant
-        fitted_minimum = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
-        positive = fitted_minimum > zero
-        fitted_minimum = select(positive, zero, fitted_minimum)
-        fitted_scale = select(positive, sum_xl / sum_l2, fitted_scale)
-        error = _error_lanes(scratch, end, fitted_scale, fitted_minimum, form.errors)
-        better = (determinant > zero) & (error < best_error)
+        sum_l = zero
+        sum_l2 = zero
+        sum_xl = zero
+        for i in range(0, end, LANES):
+            v = load(scratch, i)
+            rounded = inverse * (v - minimum) + magic
+            rounded = select(rounded > magic, rounded, magic)
+            code = select(rounded < magic_top, rounded, magic_top) - magic
+            store(scratch, _CODES + i, code)
+            counted = load(scratch, _COUNTS + i) * code
+            sum_l = sum_l + counted
+            sum_l2 = sum_l2 + counted * code
+            sum_xl = sum_xl + counted * v
+        if step >= 0:
+            determinant = sum_w * sum_l2 - sum_l * sum_l
+            better = determinant > zero
+            fitted_scale = (sum_w * sum_xl - sum_x * sum_l) / determinant
+            fitted_minimum = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
+            positive = fitted_minimum > zero
+            fitted_minimum = select(positive, zero, fitted_minimum)
+            fitted_scale = select(positive, sum_xl / sum_l2, fitted_scale)
+        else:
+            better = zero == zero
+            fitted_scale = splat(_ONE) / inverse
+            fitted_minimum = minimum
+        error = zero
+        if form.errors == MAGNITUDE:
+            for i in range(0, end, LANES):
+                difference = fitted_scale * load(scratch, _CODES + i) + fitted_minimum - load(scratch, i)
+                error = error + load(scratch, _COUNTS + i) * absolute(difference)
+        else:
+            for i in range(0, end, LANES):
+                difference = fitted_scale * load(scratch, _CODES + i) + fitted_minimum - load(scratch, i)
+                error = error + load(scratch, _COUNTS + i) * (difference * difference)
+        if step >= 0:
+            better = better & (error < best_error)
         best_error = select(better, error, best_error)
         scale = select(better, fitted_scale, scale)
         best_inverse = select(better, inverse, best_inverse)

@@ -155,11 +155,11 @@ def _by_fit(values: Any, masses: Any, numbers: Any, form: Any) -> Any:
 
 
 @helper
-def _superblocks_side_by_side(values: Any, first: Any, n_superblocks: Any, count: Any, out: Any) -> None:
-    """Value j of superblock k to out[16 * j + k]; value j of superblock 0 is values[first + j]; zeros fill up."""
-    for k in range(LANES):
+def _side_by_side(values: Any, first: Any, n_superblocks: Any, count: Any, out: Any) -> None:
+    """Value j of superblock k, values[first + count * k + j], to out[16 * j + k]; further lanes stay as they are."""
+    for k in range(n_superblocks):
         for j in range(count):
-            out[LANES * j + k] = values[first + count * k + j] if k < n_superblocks else _ZERO
+            out[LANES * j + k] = values[first + count * k + j]
 
 
 @kernel(FLOATS_IN, INT, SCALE_NUMBERS, FLOATS_OUT, BYTES_OUT)
@@ -169,17 +169,18 @@ def find_scale_numbers(found: Any, n_superblocks: int, form: ScaleNumbers, facto
     found: float32 [PARTS * n], see `llmkit.kernels.kquant_affine`. factors: float32 [2, room], first those of the
     scales; numbers: uint8 [2, room for sub-blocks], likewise; both flat, with room for whole sixteens of superblocks.
     """
-    values = np.empty(LANES * LANES, np.float32)
-    masses = np.empty(LANES * LANES, np.float32)
+    values = np.zeros(LANES * LANES, np.float32)
+    masses = np.zeros(LANES * LANES, np.float32)
     chosen = np.empty(LANES * LANES, np.float32)
     n = found.size // PARTS
     for first in range(0, n_superblocks, LANES):
         left = min(LANES, n_superblocks - first)
         at = first * form.sub_blocks
-        _superblocks_side_by_side(found, MASS * n + at, left, form.sub_blocks, masses)
+        if form.fitted:
+            _side_by_side(found, MASS * n + at, left, form.sub_blocks, masses)
         for which in range(2):
             part = SCALE if which == 0 else MINUS_MINIMUM
-            _superblocks_side_by_side(found, part * n + at, left, form.sub_blocks, values)
+            _side_by_side(found, part * n + at, left, form.sub_blocks, values)
             if form.fitted:
                 factor = _by_fit(values, masses, chosen, form)
             else:
