@@ -1,8 +1,7 @@
 """Q4_1: 32 weights as a float16 scale, a float16 minimum and 32 codes of 4 bits; weight = scale * code + minimum.
 
 Byte i holds the code of weight i in its low half and that of weight i + 16 in its high half. Layout:
-ggml-common.h, `block_q4_1`; encoding: ggml-quants.c, `quantize_row_q4_1_ref` and
-`quantize_row_q4_1_impl`.
+ggml-common.h, `block_q4_1`; encoding: ggml-quants.c, `quantize_row_q4_1_ref` and `quantize_row_q4_1_impl`.
 """
 
 from __future__ import annotations
