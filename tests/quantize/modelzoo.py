@@ -96,6 +96,10 @@ MODELS: dict[str, tuple[ModelShape, TensorList]] = {
     "mixtral": (model(32, gqa=4, n_experts=8), tensor_list(32, (*ATTENTION, *EXPERTS), n_experts=8)),
     "mixtral with experts apart": (model(17, gqa=4, n_experts=8), old_mixtral(17)),
     "eight experts, 80 blocks": (model(80, gqa=8, n_experts=8), tensor_list(80, (*ATTENTION, *EXPERTS), n_experts=8)),
+    "two experts apart": (
+        model(16, n_experts=2),
+        tensor_list(16, (*ATTENTION, "ffn_down.0", "ffn_down.1"), n_experts=2),
+    ),
     "one expert": (model(9, n_experts=1), tensor_list(9)),
     "128 experts": (
         model(48, "qwen3moe", gqa=4, n_experts=128),

@@ -86,7 +86,7 @@ def test_output_type_on_a_tied_embedding_falls_back() -> None:
 @pytest.mark.parametrize("architecture", ["llama", "falcon", "bert", "gemma3n", "glm5-next", "minimax-m3", "clip"])
 def test_tensors_that_are_never_quantized(architecture: str) -> None:
     model = ModelShape(1, 8, 8, 0, architecture)
-    shapes = [(64, 256), (1, 256), (2, 64, 256), (2, 1, 256), (256,)]
+    shapes = [(64, 256), (1, 256), (2, 64, 256), (2, 1, 256), (1, 1), (256,)]
     for shape in shapes:
         tensors = [(name, shape) for name in (*ODD_NAMES, "weight", "blk.0.ffn_up.weight", "blk.0.ffn_up.weights")]
         _assert_as_llama_cpp(model, tensors, TypeOptions(), ["q4_k_m", "f16", "mxfp4_moe"])
