@@ -148,7 +148,8 @@ def decode_oracle(packed: Packed) -> Rows:
     scale_pairs = blocks["scales"][..., None, 8:] >> np.array([[0], [2], [4], [6]], np.uint8) & 3
     numbers = nibbles.reshape(*shape, 16) | scale_pairs.reshape(*shape, 16) << 4
     steps = blocks["d"].astype(np.float32)[..., None] * (numbers.astype(np.float32) - np.float32(32))
-    return (steps[..., None] * codes).reshape(packed.shape[0], -1)
+    weights: Rows = (steps[..., None] * codes).reshape(packed.shape[0], -1)
+    return weights
 
 
 SCHEME: Final = flat_scheme(TensorType.Q3_K, BLOCK, _decode, decode_oracle, _encode, _encode_weighted)

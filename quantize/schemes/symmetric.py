@@ -27,7 +27,7 @@ def tiles(size: int, row: int = SUPERBLOCK) -> Iterator[slice]:
 
 
 def search_groups(
-    weights: Floats, group: int, reach: int, importance: Floats = NONE, run: int = 0, factor: int = 1
+    weights: Floats, group: int, reach: int, importance: Floats = NONE, run: int = 0, factor: float = 1
 ) -> tuple[Floats, Floats, Bytes]:
     """(scales, sums of counts, codes) of the groups of `group` weights of whole rows; see `kquant_symmetric.search`.
 
@@ -36,7 +36,7 @@ def search_groups(
     """
     means = np.empty(weights.size // run, np.float32) if run else NONE
     if run:
-        find_mean_squares(weights, run, np.float32(factor), means)
+        find_mean_squares(weights, run, factor, means)
     n_groups = weights.size // group
     found, codes = np.empty(2 * n_groups, np.float32), np.empty(weights.size, np.uint8)
     search(weights, np.float32(reach), importance, means, found, codes)

@@ -7,7 +7,7 @@ callers), without lanes, Numba or vector operations.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,15 +54,15 @@ def search(
 
 
 class Descent(NamedTuple):
-    """w = scale * (code - 4); passes: how many it took, the last of which may have changed codes only if it is five."""
+    """w = scale * (code - 4). passes: how many it took; the last one changed nothing unless it had to be the last."""
 
     scale: np.float32
     codes: list[int]
     passes: int
 
 
-def descend(x: Floats) -> Descent:
-    """What Q3_K makes of a sub-block without an importance matrix."""
+def descend(x: Floats, most: int = 5) -> Descent:
+    """What Q3_K makes of a sub-block without an importance matrix, after `most` passes at most."""
     extreme = extreme_of(x)
     if abs(extreme) < f32(1e-15):
         return Descent(f32(0), [0] * len(x), 0)
@@ -74,7 +74,7 @@ def descend(x: Floats) -> Descent:
         sum_l2 = sum_l2 + v * v * f32(code) * f32(code)
     passes = 0
     changed = True
-    while changed and passes < 5:
+    while changed and passes < most:
         changed = False
         passes += 1
         for i, v in enumerate(x):
@@ -130,25 +130,25 @@ def encode_q3_k(x: Floats, importance: Floats | None = None) -> bytes:
     """A superblock."""
     if importance is None:
         descents = [descend(x[i : i + 16]) for i in range(0, 256, 16)]
-        searched = [found.codes for found in descents]
-        largest = extreme_of([found.scale for found in descents])
+        searched = [descent.codes for descent in descents]
+        largest = extreme_of([descent.scale for descent in descents])
         if largest == 0:
             d, numbers = np.float16(0), [0] * 16
         else:
             inverse = f32(-32) / largest
             d = np.float16(f32(1) / inverse)
-            numbers = [code_of(inverse * found.scale, -32, 31) + 32 for found in descents]
+            numbers = [code_of(inverse * descent.scale, -32, 31) + 32 for descent in descents]
     else:
         counts = importance_counts(x, importance, 2)
-        parts = [(search(x[i : i + 16], counts[i : i + 16], 4), counts[i : i + 16]) for i in range(0, 256, 16)]
-        searched = [codes for (_, codes), _ in parts]
+        found = [search(x[i : i + 16], counts[i : i + 16], 4) for i in range(0, 256, 16)]
+        searched = [codes for _, codes in found]
         masses = []
-        for _, part in parts:
+        for i in range(0, 256, 16):
             mass = f32(0)
-            for count in part:
+            for count in counts[i : i + 16]:
                 mass = mass + count
             masses.append(mass)
-        scale, numbers = search([scale for (scale, _), _ in parts], masses, 32)
+        scale, numbers = search([scale for scale, _ in found], masses, 32)
         d = np.float16(scale)
     codes = round_to_stored(x, d, [number - 32 for number in numbers], searched, 4)
     high = np.packbits(codes.reshape(8, 32) >> 2, axis=0, bitorder="little")
@@ -157,7 +157,8 @@ def encode_q3_k(x: Floats, importance: Floats | None = None) -> bytes:
     quarters = np.array(numbers, np.uint8).reshape(4, 4)
     low = (quarters & 15).reshape(2, 8)
     top = quarters[0] >> 4 | quarters[1] >> 4 << 2 | quarters[2] >> 4 << 4 | quarters[3] >> 4 << 6
-    return high.tobytes() + pairs.tobytes() + (low[0] | low[1] << 4).tobytes() + top.tobytes() + d.tobytes()
+    parts: list[NDArray[Any]] = [high, pairs, low[0] | low[1] << 4, top]
+    return b"".join(part.tobytes() for part in parts) + d.tobytes()
 
 
 def encode_q4_0(x: Floats, importance: Floats) -> bytes:

@@ -19,7 +19,7 @@ from llmkit.types import TensorType
 from tests import ggml
 from tests.quantize import symmetric_oracle as oracle
 from tests.quantize.cases import CASES, IMPORTANCE, importance_of, rows_of
-from tests.quantize.test_kquants import LARGE_CASES, large_rows
+from tests.quantize.large_cases import LARGE_CASES, large_rows
 
 Rows = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -201,3 +201,14 @@ def test_descents_end_after_any_number_of_passes(n_superblocks: int) -> None:
     np.testing.assert_array_equal(codes.reshape(-1, 16), [f.codes for f in found])
     if n_superblocks == 40:
         assert {f.passes for f in found} == {0, 1, 2, 3, 4, 5}
+
+
+def test_a_descent_is_cut_off_after_five_passes() -> None:
+    """One in some 250,000 sub-blocks would change in a sixth."""
+    x = np.zeros(256, np.float32)
+    x[:16] = [4, -13, -16, 1, -2, -11, -4, 9, 12, 16, -2, 2, -17, 7, -15, -14]
+    assert oracle.descend(x[:16], 6).codes != oracle.descend(x[:16]).codes
+    scales, codes = np.empty(16, np.float32), np.empty(256, np.uint8)
+    descend(x, scales, codes)
+    assert codes[:16].tolist() == oracle.descend(x[:16]).codes
+    assert_as_ggml(TensorType.Q3_K, x[None])
