@@ -193,6 +193,8 @@ def _check_requantized(source: GGUFSource, tensors: Sequence[PlannedTensor], all
 
 
 def _model_shape(source: GGUFSource, architecture: str) -> ModelShape:
+    if architecture == "clip":  # a multimodal projector, of which llama-quantize reads no such counts either
+        return ModelShape(0, 0, 0, architecture=architecture)
     n_heads = _first(source, f"{architecture}.attention.head_count", 0)
     return ModelShape(
         n_layers=_first(source, f"{architecture}.block_count"),

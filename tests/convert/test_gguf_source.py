@@ -145,6 +145,12 @@ def test_heads_may_be_stated_per_block(tmp_path: Path) -> None:
         assert types(plan(path, "q2_k")) == {"blk.0.attn_v.weight": type}
 
 
+def test_projectors_tell_no_numbers_of_blocks_and_heads(tmp_path: Path) -> None:
+    metadata = {"general.architecture": string("clip"), "clip.vision.block_count": u32(1)}
+    path = write(tmp_path / "in.gguf", metadata, {"v.blk.0.ffn_down.weight": (T.F32, (2, 256))})
+    assert types(plan(path)) == {"v.blk.0.ffn_down.weight": "Q6_K"}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
