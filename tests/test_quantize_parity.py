@@ -98,7 +98,7 @@ def _cases() -> Iterator[object]:
         for name in QUANTIZING:
             for weighted in (False, True):
                 if name == "q2_k_s" and not weighted:
-                    continue  # needs an imatrix: tests/quantize/test_recipes.py
+                    continue  # needs an imatrix: tests/quantize/test_quantized_types.py
                 quick = model in ("dense", "4 experts") and name in COMMON
                 marks = [] if quick else [pytest.mark.slow]
                 yield pytest.param(model, name, weighted, id=f"{model}-{name}" + "-imatrix" * weighted, marks=marks)
