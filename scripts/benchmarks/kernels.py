@@ -107,23 +107,23 @@ def _measure_type(s: Scheme, quick: bool) -> Result:
     else:
         packed[:] = _some_blocks(s).reshape(1, -1)
     decoding = _speeds(_decoders(s, packed, np.empty_like(weights)), weights.size, quick)
-    del weights
-    many = np.resize(packed, (ROWS_IN_MEMORY, packed.shape[1]))
-    large = _decoders(s, many, np.empty((ROWS_IN_MEMORY, COLUMNS), np.float32))
+    n_rows = ROWS_IN_MEMORY // 8 if quick else ROWS_IN_MEMORY
+    large = _decoders(s, np.resize(packed, (n_rows, packed.shape[1])), np.empty((n_rows, COLUMNS), np.float32))
     large.pop("gguf", None)
-    from_memory = _speeds(large, ROWS_IN_MEMORY * COLUMNS, quick)
+    from_memory = _speeds(large, n_rows * COLUMNS, quick)
     return Result(s.type.name, encoding, weighted, decoding, from_memory)
 
 
 def _weights(n_rows: int) -> NDArray[np.float32]:
     """Normal and heavy-tailed rows, rounded to bfloat16 as most checkpoints are."""
     random = np.random.default_rng(0)
-    rows = random.standard_normal((n_rows, COLUMNS))
-    rows[1::2] = random.standard_t(3, rows[1::2].shape)
-    rounded: NDArray[np.float32] = ((0.02 * rows).astype(np.float32).view(np.uint32) & np.uint32(0xFFFF0000)).view(
-        np.float32
-    )
-    return rounded
+    values = 0.02 * random.standard_normal((n_rows, COLUMNS))
+    values[1::2] = 0.02 * random.standard_t(3, values[1::2].shape)
+    rows = values.astype(np.float32)
+    rounded = np.empty((n_rows, 2 * COLUMNS), np.uint8)
+    scheme(TensorType.BF16).encode(rows, rounded)
+    scheme(TensorType.BF16).decode(rounded, rows)
+    return rows
 
 
 def _some_blocks(s: Scheme) -> NDArray[np.uint8]:
