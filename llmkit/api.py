@@ -12,8 +12,8 @@ from llmkit.arguments import output_path, parse_bytes, parse_recipe, parse_targe
 from llmkit.conversion import (
     DEFAULT_MEMORY,
     ConversionResult,
-    Execution,
     carry_out,
+    execution,
     importance_from,
     type_options,
 )
@@ -71,7 +71,8 @@ def convert(
     started = time.monotonic()
     recipe = parse_target(to)
     options = type_options(pure, tensor_types, output_type, token_embedding_type, fallback)
-    how = Execution(dry_run, overwrite, threads, memory, allow_nonfinite, verify, progress)
+    how = execution(dry_run, overwrite, threads, memory, allow_nonfinite, verify, progress)
+    importance, part_bytes = importance_from(imatrix), None if split_size is None else parse_bytes(split_size)
     resolved = (
         model if isinstance(model, ResolvedModel) else resolve(os.fspath(model), want="checkpoint", progress=progress)
     )
@@ -81,8 +82,8 @@ def convert(
         checkpoint,
         recipe,
         options=options,
-        importance=importance_from(imatrix),
-        split_size=None if split_size is None else parse_bytes(split_size),
+        importance=importance,
+        split_size=part_bytes,
         model_id=resolved.repo,
         tokenizer_pre=tokenizer_pre,
     )
@@ -127,7 +128,7 @@ def quantize(
     started = time.monotonic()
     recipe = parse_recipe(to)
     options = type_options(pure, tensor_types, output_type, token_embedding_type, fallback)
-    how = Execution(dry_run, overwrite, threads, memory, allow_nonfinite, verify, progress)
+    how = execution(dry_run, overwrite, threads, memory, allow_nonfinite, verify, progress)
     path = user_path(os.fspath(model))
     source = open_source(path if path.is_file() else resolve(os.fspath(model), want="gguf", download=False).path)
     plan = plan_quantize(

@@ -102,15 +102,15 @@ def _number(value: float) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """How a plan is carried out; see `llmkit.convert` for what the fields mean."""
+    """How a plan is carried out; see `llmkit.convert` for what the fields mean. `memory` is in bytes."""
 
     dry_run: bool
     overwrite: bool
-    threads: int | None
-    memory: int | str
+    threads: int
+    memory: int
     allow_nonfinite: bool
     verify: bool | None
-    progress: Progress | None
+    progress: Progress
 
 
 def carry_out(
@@ -126,25 +126,45 @@ def carry_out(
     from llmkit.convert.verify import is_cheap
     from llmkit.formats.output import check_output
 
-    budget, threads = parse_bytes(how.memory), thread_count(how.threads)
     paths = file_paths(output, len(plan.files))
     protect(inputs, paths)
     for path in paths:
         check_output(path, overwrite=how.overwrite or how.dry_run)
-    check_budget(plan, budget)
+    check_budget(plan, how.memory)
     verification = None
     if not how.dry_run:
         verification = execute(
             plan,
             output,
-            threads=threads,
-            memory=budget,
-            progress=how.progress or Silent(),
+            threads=how.threads,
+            memory=how.memory,
+            progress=how.progress,
             overwrite=how.overwrite,
             allow_nonfinite=how.allow_nonfinite,
             verified=is_cheap(plan) if how.verify is None else how.verify,
         )
     return ConversionResult(tuple(paths), plan, time.monotonic() - started, how.dry_run, verification)
+
+
+def execution(
+    dry_run: bool,
+    overwrite: bool,
+    threads: int | None,
+    memory: int | str,
+    allow_nonfinite: bool,
+    verify: bool | None,
+    progress: Progress | None,
+) -> Execution:
+    """The arguments of the API, checked. Raises LlmkitError."""
+    return Execution(
+        dry_run,
+        overwrite,
+        thread_count(threads),
+        parse_bytes(memory),
+        allow_nonfinite,
+        verify,
+        progress or Silent(),
+    )
 
 
 def protect(inputs: Iterable[Path], outputs: Sequence[Path]) -> None:

@@ -13,12 +13,15 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import llmkit
 from llmkit.cli import run
 from llmkit.errors import OutputError
 from llmkit.formats.gguf import open_gguf
 from llmkit.formats.output import check_output
+from tests.tinygguf import write_importance
 from tests.tinymodels import TinyLlama, write_json
 
 Break = Callable[[Path], object]
@@ -74,6 +77,44 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(here: Path, capsys: pytest.
             (line,) = [line for line in planned.splitlines() if line.startswith(tensor.name + " ")]
             assert f" {tensor.dtype} " in line
             assert f"{tensor.nbytes:,}" in line
+
+
+def test_the_help_names_every_type() -> None:
+    from llmkit.commands._conversion import TYPES
+    from llmkit.quantize.recipes import RECIPES
+
+    assert TYPES.split() == list(RECIPES)
+
+
+def test_options_for_types_and_an_importance_matrix(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The names are those of GGUF, whatever they are in the checkpoint."""
+    model = TinyLlama()
+    folder = model.write(here / "m")
+    write_importance(here / "imatrix.gguf", {"blk.0.ffn_down.weight": np.ones((1, 512), np.float32)})
+    options = ["--imatrix", "imatrix.gguf", "--tensor-type", "attn_k=q8_0", "--output-type", "q5_k"]
+    assert run(["convert", str(folder), "--to", "gguf-q4_k_m", *options, "--json"]) == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    types = {tensor["name"]: tensor["type"] for tensor in result["tensors"]}
+    assert (types["blk.1.attn_k.weight"], types["output.weight"]) == ("Q8_0", "Q5_K")
+    assert [t["name"] for t in result["tensors"] if t["importance"]] == ["blk.0.ffn_down.weight"]
+    assert "note: the importance matrix has no data for " in err
+    with open_gguf(here / "m-Q4_K_M.gguf") as file:
+        assert file.get("quantize.imatrix.file") == "imatrix.gguf"
+        assert file.get("quantize.imatrix.entries_count") == 1
+
+
+def test_a_model_converted_to_parts_runs_as_the_whole_one(here: Path) -> None:
+    folder = TinyLlama(n_shards=2).write(here / "m")
+    assert run(["-q", "convert", str(folder), "--to", "gguf-q8", "-o", "whole.gguf"]) == 0
+    assert run(["-q", "convert", str(folder), "--to", "gguf-q8", "-o", "m.gguf", "--split-size", "300KB"]) == 0
+    parts = sorted(here.glob("m-0*.gguf"))
+    assert len(parts) > 3
+    logits = []
+    for path in (here / "whole.gguf", parts[0]):
+        with llmkit.load(path, n_context=32) as session:
+            logits.append(session.logits([1, 2, 3]))
+    assert np.array_equal(*logits)
 
 
 def test_an_existing_output_needs_overwrite(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -210,8 +210,10 @@ def test_an_input_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
-def test_memory_of_the_buffers_stays_within_the_budget(tmp_path: Path) -> None:
-    """The chunks are cut so that all buffers of all threads together fit."""
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+@pytest.mark.parametrize("to", ["q4_k_m", "f16", "f32"])
+def test_memory_of_the_buffers_stays_within_the_budget(to: str, dtype: str, tmp_path: Path) -> None:
+    """The chunks are cut so that all buffers of all threads together fit, when writing and when verifying."""
     from llmkit.convert.checkpoint import open_checkpoint
     from llmkit.convert.chunks import Buffers
     from llmkit.convert.execute import execute
@@ -219,8 +221,8 @@ def test_memory_of_the_buffers_stays_within_the_budget(tmp_path: Path) -> None:
     from llmkit.progress import Silent
     from llmkit.quantize.recipes import find_recipe
 
-    folder = TinyLlama(n_embd=1024, n_ff=2048, n_heads=4, n_kv_heads=4).write(tmp_path / "model")
-    plan = plan_gguf(open_checkpoint(folder), find_recipe("q4_k_m"))
+    folder = TinyLlama(n_embd=1024, n_ff=2048, n_heads=4, n_kv_heads=4, dtype=dtype).write(tmp_path / "model")
+    plan = plan_gguf(open_checkpoint(folder), find_recipe(to))
     sizes: dict[tuple[int, str], int] = {}
     original = Buffers.get
 
@@ -229,10 +231,18 @@ def test_memory_of_the_buffers_stays_within_the_budget(tmp_path: Path) -> None:
         sizes[key] = max(sizes.get(key, 0), n_bytes)
         return original(self, name, n_bytes)
 
+    peaks: list[int] = []
+
+    class Phases(Silent):
+        def finish(self) -> None:
+            peaks.append(sum(sizes.values()))
+            sizes.clear()
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Buffers, "get", get)
-        execute(plan, tmp_path / "out.gguf", threads=2, memory=10 * 2**20, progress=Silent())
-    assert 0 < sum(sizes.values()) <= 10 * 2**20
+        execute(plan, tmp_path / "out.gguf", threads=2, memory=9 * 2**20, progress=Phases(), verified=True)
+    assert len(peaks) == 2
+    assert all(0 < peak <= 9 * 2**20 for peak in peaks)
 
 
 @pytest.mark.parametrize(
