@@ -115,16 +115,17 @@ class _Unfinished:
         return OutputFile(self.path, self.descriptor, self.total_bytes)
 
     def complete(self) -> None:
-        """Bring the content to the disk, and give it the name `part`."""
+        """Bring the content to the disk."""
         try:
             os.fsync(self.descriptor)
-            if not self.is_named:
-                _give_name(self.descriptor, self.part)
         except OSError as error:
             raise OutputError(_explain(self.path, self.total_bytes, error)) from error
 
     def take_name(self, overwrite: bool) -> None:
+        """Appear as `target`, by way of `part`."""
         try:
+            if not self.is_named:
+                _give_name(self.descriptor, self.part)
             _take_name(self.part, self.target, overwrite)
         except OSError as error:
             raise OutputError(_explain(self.path, self.total_bytes, error)) from error
