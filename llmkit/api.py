@@ -121,7 +121,8 @@ def quantize(
 
     The other arguments and the errors are those of `llmkit.convert`.
     """
-    from llmkit.convert.gguf_source import base_name, open_source, plan_quantize
+    from llmkit.convert.gguf_source import base_name, open_source
+    from llmkit.convert.quantization import plan_quantize
     from llmkit.formats.files import user_path
     from llmkit.models import resolve
 

@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from llmkit.formats.gguf import Value, plan_layout
+from llmkit.types import TensorType
+
 Floats = NDArray[np.float32]
 
 
@@ -107,4 +110,12 @@ def write_importance(path: Path, importance: dict[str, Floats]) -> Path:
         for name, values in importance.items()
     }
     write_imatrix(path, ImatrixFile(path, ("some text",), 7, 512, entries), overwrite=True)
+    return path
+
+
+def write_ones(path: Path, metadata: dict[str, Value], tensors: dict[str, tuple[TensorType, tuple[int, ...]]]) -> Path:
+    """A GGUF file of ones (in the bytes of whatever type)."""
+    layout = plan_layout(metadata, [(name, type, shape) for name, (type, shape) in tensors.items()])
+    one = np.float32(1).tobytes()
+    path.write_bytes(layout.header + one * ((layout.total_bytes - len(layout.header)) // 4))
     return path
