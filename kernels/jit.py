@@ -9,6 +9,8 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from numba import njit, types
 
+from llmkit.kernels.compilecache import numba_caches_here
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -66,10 +68,17 @@ def kernel(*arguments: types.Type) -> Callable[[Callable[P, R]], Callable[P, R]]
 
 def _compile(function: Callable[P, R], arguments: tuple[types.Type, ...]) -> Callable[..., R]:
     try:
-        dispatcher: Any = njit(cache=True, **_OPTIONS)(function)
-    except RuntimeError:
-        # Numba finds no folder that it may write its cache to; compile in memory then.
-        dispatcher = njit(**_OPTIONS)(function)
+        with numba_caches_here():
+            dispatcher = njit(cache=True, **_OPTIONS)(function)
+        return _compiled(dispatcher, arguments)
+    except Exception:
+        # A folder that cannot be written to, a full disk, a file that a crash cut short: a kernel can do without. What
+        # is wrong with the kernel itself shows again.
+        return _compiled(njit(**_OPTIONS)(function), arguments)
+
+
+def _compiled(dispatcher: Any, arguments: tuple[types.Type, ...]) -> Callable[..., R]:
+    """The dispatcher, of this one signature."""
     dispatcher.compile(arguments)
     dispatcher.disable_compile()
     found: Callable[..., R] = dispatcher

@@ -1,18 +1,21 @@
-"""How kernels are compiled."""
+"""How kernels are compiled and kept."""
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 import pytest
+from numba.core.caching import IndexDataCacheFile
 from numpy.typing import NDArray
 
-from llmkit.kernels import jit
+from llmkit.kernels import compilecache, jit
 
 
 def _double(values: NDArray[np.float32], out: NDArray[np.float32]) -> None:
@@ -53,16 +56,74 @@ def test_one_version_serves_read_only_and_unaligned_arrays() -> None:
         double(np.zeros(5), out)  # type: ignore[arg-type]
 
 
-def test_works_without_a_place_for_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refusing(**options: Any) -> Any:
-        if options.get("cache"):
-            raise RuntimeError("cannot cache function: no locator available")
-        return numba.njit(**options)
-
-    monkeypatch.setattr(jit, "njit", refusing)
+def _run(kernel: Any) -> None:
     out = np.zeros(2, np.float32)
-    jit.kernel(jit.FLOATS_IN, jit.FLOATS_OUT)(_double)(np.ones(2, np.float32), out)
+    kernel(np.ones(2, np.float32), out)
     assert (out == 2).all()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder for compiled kernels."""
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("LLMKIT_CACHE", str(tmp_path))
+    return tmp_path / "numba"
+
+
+def test_keeps_compiled_kernels(cache: Path) -> None:
+    _run(jit.kernel(jit.FLOATS_IN, jit.FLOATS_OUT)(_double))
+    kept = {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()}
+    assert {path.suffix for path in kept} == {".nbi", ".nbc"}
+    _run(jit.kernel(jit.FLOATS_IN, jit.FLOATS_OUT)(_double))
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()} == kept
+
+
+def test_kept_kernels_are_those_of_the_sources(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numba itself would not see an edit in the file of a helper."""
+    monkeypatch.setattr(compilecache, "_SOURCES", (tmp_path,))
+    found = []
+    for text in ("a = 1", "a = 2", "a = 1"):
+        (tmp_path / "helper.py").write_text(text)
+        compilecache._key.cache_clear()
+        found.append(compilecache._folder())
+    monkeypatch.undo()
+    compilecache._key.cache_clear()
+    assert found[0] == found[2] != found[1]
+    assert all(cache == folder.parent for folder in found)
+
+
+def test_leaves_the_settings_of_numba_to_the_program(cache: Path) -> None:
+    before = numba.config.CACHE_DIR, numba.config.CACHE_LOCATOR_CLASSES
+    with compilecache.numba_caches_here():
+        assert str(cache) in numba.config.CACHE_DIR
+    assert before == (numba.config.CACHE_DIR, numba.config.CACHE_LOCATOR_CLASSES)
+
+
+def test_compiles_in_memory_where_nothing_can_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not beside the sources, where Numba would go next: that folder is not named after their contents."""
+    (tmp_path / "file").touch()
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("LLMKIT_CACHE", str(tmp_path / "file"))
+    _run(jit.kernel(jit.FLOATS_IN, jit.FLOATS_OUT)(_double))
+    assert not list(Path(__file__).parent.rglob("*.nb[ic]"))
+
+
+def test_compiles_in_memory_when_the_disk_is_full(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(IndexDataCacheFile, "save", full)
+    _run(jit.kernel(jit.FLOATS_IN, jit.FLOATS_OUT)(_double))
+
+
+@pytest.mark.parametrize("damaged", ["*.nbi", "*.nbc"])
+@pytest.mark.parametrize("contents", [b"", b"\x80\x04garbage"])
+def test_compiles_anew_what_was_damaged(cache: Path, damaged: str, contents: bytes) -> None:
+    """As after a crash of the machine, which may leave a file empty."""
+    _run(jit.kernel(jit.FLOATS_IN, jit.FLOATS_OUT)(_double))
+    (path,) = cache.rglob(damaged)
+    path.write_bytes(contents)
+    _run(jit.kernel(jit.FLOATS_IN, jit.FLOATS_OUT)(_double))
 
 
 def test_releases_the_gil() -> None:
