@@ -1,4 +1,4 @@
-"""From a checkpoint to a file: reading, planning, executing.
+"""From a checkpoint or a GGUF file to a GGUF file: reading, planning, executing, verifying.
 
 The public function `llmkit.convert(...)` has the same name as this package, so the package itself can be called.
 """

@@ -21,6 +21,7 @@ from llmkit.protocols import Progress, Session
 
 if TYPE_CHECKING:
     from llmkit.models import ResolvedModel
+    from llmkit.quantize.imatrix import ImportanceMatrix
 
 
 def convert(
@@ -88,7 +89,7 @@ def convert(
         tokenizer_pre=tokenizer_pre,
     )
     inputs = [file for file in resolved.path.iterdir() if file.suffix != ".gguf"]  # those may be earlier results
-    return carry_out(plan, path, inputs, how, started)
+    return carry_out(plan, path, [*inputs, *_files_of(importance)], how, started)
 
 
 def quantize(
@@ -131,17 +132,22 @@ def quantize(
     options = type_options(pure, tensor_types, output_type, token_embedding_type, fallback)
     how = execution(dry_run, overwrite, threads, memory, allow_nonfinite, verify, progress)
     path = user_path(os.fspath(model))
+    importance = importance_from(imatrix)
     source = open_source(path if path.is_file() else resolve(os.fspath(model), want="gguf", download=False).path)
     plan = plan_quantize(
         source,
         recipe,
         options=options,
-        importance=importance_from(imatrix),
+        importance=importance,
         allow_requantize=allow_requantize,
         split_size=None if split_size is None else parse_bytes(split_size),
     )
     default = Path(f"{base_name(source.path)}-{recipe.label}.gguf")
-    return carry_out(plan, output_path(output, default), source.files, how, started)
+    return carry_out(plan, output_path(output, default), [*source.files, *_files_of(importance)], how, started)
+
+
+def _files_of(importance: ImportanceMatrix | None) -> list[Path]:
+    return [] if importance is None else [importance.path]
 
 
 def load(

@@ -173,7 +173,7 @@ def protect(inputs: Iterable[Path], outputs: Sequence[Path]) -> None:
     for file in inputs if existing else ():
         for path in existing:
             if file.exists() and file.samefile(path):
-                raise OutputError(f"{path}: belongs to the model that is to be read; name another file with -o")
+                raise OutputError(f"{path}: is one of the files that are to be read; name another with -o")
 
 
 def type_options(

@@ -72,7 +72,7 @@ _OPTIONS: Final = (
     click.option("--verify/--no-verify", default=None,
                  help="Read back what was written and compare it with the source before it gets its name.  [default: "
                  "where that is cheap: at least half of the weights get types whose scales are searched for (q2_k to "
-                 "q6_k, iq4; with --imatrix also q4_0 to q5_1), or there are at most 50 million]"),
+                 "q6_k, iq4; with --imatrix also q4_0 to q5_1), or there are at most 500 million]"),
     click.option("--dry-run", is_flag=True, help="Show what would be written; read no weights, write nothing."),
     click.option("--overwrite", is_flag=True, help="Replace the output if it exists."),
     click.option("--threads", type=click.IntRange(1, 1024), help="Worker threads.  [default: one per CPU]"),

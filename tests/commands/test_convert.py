@@ -266,7 +266,7 @@ def test_the_input_is_never_replaced(name: str, here: Path, capsys: pytest.Captu
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     output = here / name if name.startswith("link") else folder / name
     assert run(["-q", "convert", "m", "--to", "gguf-q8", "-o", str(output), "--overwrite"]) == 1
-    assert "belongs to the model that is to be read" in capsys.readouterr().err
+    assert "is one of the files that are to be read" in capsys.readouterr().err
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 

@@ -249,17 +249,18 @@ def test_bad_input_gets_one_message_and_no_file(case: str, here: Path, capsys: p
     assert names(here) == before
 
 
-@pytest.mark.parametrize("name", ["tiny-BF16.gguf", "link.gguf", "parts"])
+@pytest.mark.parametrize("name", ["tiny-BF16.gguf", "link.gguf", "imatrix.gguf", "parts"])
 def test_the_input_is_never_replaced(name: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "link.gguf").symlink_to(here / "tiny-BF16.gguf")
-    source, target, options = "tiny-BF16.gguf", name, []
+    write_importance(here / "imatrix.gguf", importance_of(TinyGGUF(n_layers=1).weights()))
+    source, target, options = "tiny-BF16.gguf", name, ["--imatrix", "imatrix.gguf"]
     if name == "parts":
         options = ["--split-size", "400KB"]
         assert run(["-q", "quantize", source, "--to", "bf16", "-o", "m.gguf", *options]) == 0
         source, target = next(path.name for path in sorted(here.glob("m-0*"))), "m.gguf"
     before = {path.name: path.read_bytes() for path in here.iterdir()}
     assert run(["-q", "quantize", source, "--to", "bf16", "-o", target, "--overwrite", *options]) == 1
-    assert "belongs to the model that is to be read" in capsys.readouterr().err
+    assert "is one of the files that are to be read" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in here.iterdir()} == before
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import llmkit
 from llmkit.convert.gguf_source import open_source
@@ -15,8 +18,8 @@ from llmkit.convert.quantization import plan_quantize
 from llmkit.errors import FormatError, UnsupportedError
 from llmkit.formats.gguf import Value, array, f32, i32, open_gguf, plan_layout, string, u32
 from llmkit.formats.gguf.values import ValueType
-from llmkit.quantize.recipes import TypeOptions, find_recipe
-from llmkit.types import TensorType
+from llmkit.quantize.recipes import RECIPES, TypeOptions, find_recipe
+from llmkit.types import BLOCK_LAYOUTS, TensorType
 from tests.tinygguf import TinyGGUF, write_ones
 
 T = TensorType
@@ -202,3 +205,41 @@ def test_more_parts_than_can_be_counted(tmp_path: Path) -> None:
     path = write_ones(tmp_path / "in.gguf", METADATA, tensors)
     with pytest.raises(UnsupportedError, match="65,536 files; a split model has at most 65,535"):
         plan(path, "q8_0", split_size=1)
+
+
+SIZES = st.sampled_from([0, 1, 2, 5, 31, 32, 64, 96, 255, 256, 512])
+NAMES = st.sampled_from(
+    [
+        *("token_embd.weight", "output.weight", "output_norm.weight", "blk.0.ffn_down.weight", "blk.0.attn_v.weight"),
+        *("blk.0.attn_q.bias", "blk.1.attn_q.weight", "blk.9.ffn_up_exps.weight", "blk.0.ffn_gate_inp.weight", "x"),
+    ]
+)
+
+
+@st.composite
+def tensors(draw: st.DrawFn) -> dict[str, tuple[TensorType, tuple[int, ...]]]:
+    found = {}
+    for name in draw(st.sets(NAMES, min_size=1)):
+        type = draw(st.sampled_from([T.F32, T.F16, T.BF16, T.I32, T.F64, T.Q8_0, T.Q4_K]))
+        leading = draw(st.lists(st.sampled_from([0, 1, 2, 3]), max_size=3))
+        block = BLOCK_LAYOUTS[type].block_size
+        found[name] = (type, (*leading, draw(SIZES) // block * block))
+    return found
+
+
+@given(tensors(), st.sampled_from(sorted(RECIPES)), st.sampled_from([None, 1000, 10_000]))
+def test_whatever_the_tensors_are_the_output_has_them_all(
+    tensors: dict[str, tuple[TensorType, tuple[int, ...]]], recipe: str, split_size: int | None
+) -> None:
+    if recipe == "q2_k_s":
+        recipe = "q2_k"  # which needs no importance matrix
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_ones(Path(folder) / "in.gguf", METADATA, tensors)
+        output = Path(folder) / "out.gguf"
+        result = llmkit.quantize(
+            path, recipe, output=output, allow_requantize=True, split_size=split_size, verify=True, threads=1
+        )
+        written = open_source(result.path)
+        assert {t.name: t.shape for t in written.tensors} == {name: shape for name, (_, shape) in tensors.items()}
+        assert {t.name: t.dtype for t in written.tensors} == types(result.plan)
+        assert sum(p.stat().st_size for p in result.paths) == result.plan.total_bytes
