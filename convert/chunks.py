@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from math import gcd
 from threading import Event, Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.convert.plan import ConversionPlan, PlannedTensor
+from llmkit.convert.plan import Computed, ConversionPlan, PlannedTensor, Stored
 from llmkit.errors import LlmkitError
 
 # Chunks of this many weights keep a thread's buffers (float32, source and output) in its share of the CPU caches,
@@ -20,10 +21,15 @@ CHUNK_WEIGHTS = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A run of whole rows of one tensor, in output file number `file`."""
+    """A run of whole rows of one tensor, in output file number `file`.
+
+    The rows come from `part`, whose first row is row `part_row` of the tensor.
+    """
 
     file: int
     tensor: PlannedTensor
+    part: Stored | Computed
+    part_row: int
     first_row: int
     n_rows: int
 
@@ -55,54 +61,67 @@ def check_budget(plan: ConversionPlan, memory: int) -> int:
     """How many threads can work at once within `memory` bytes of buffers; LlmkitError if not even one can."""
     if not plan.tensors:
         return 1
-    largest = max(plan.tensors, key=_group_bytes)
-    need = _group_bytes(largest)
+    largest = max(plan.tensors, key=_row_bytes)
+    need = _row_bytes(largest)
     if need > memory:
         raise LlmkitError(
-            f"--memory: tensor {largest.name!r} is worked on {_group_rows(largest)} rows at a time, which needs "
-            f"{need:,} bytes of buffers; {memory:,} are allowed"
+            f"--memory: a row of tensor {largest.name!r} needs {need:,} bytes of buffers; {memory:,} are allowed"
         )
     return memory // max(1, need)
 
 
 def cut(plan: ConversionPlan, budget: int) -> list[Chunk]:
-    """Every tensor as runs of whole groups of rows whose buffers stay within `budget` bytes.
+    """Every tensor as runs of rows whose buffers stay within `budget` bytes.
 
-    No chunk crosses from one expert's rows to the next one's.
+    No chunk crosses from one expert's rows to the next one's, nor from one part to the next.
     """
     return [
-        Chunk(number, tensor, first, n_rows)
+        Chunk(number, tensor, part, part_row, first, n_rows)
         for number, file in enumerate(plan.files)
         for tensor in file.tensors
-        for first, n_rows in _runs(tensor, budget)
+        for part, part_row, first, n_rows in _runs(tensor, budget)
     ]
 
 
-def _runs(tensor: PlannedTensor, budget: int) -> Iterator[tuple[int, int]]:
+def _runs(tensor: PlannedTensor, budget: int) -> Iterator[tuple[Stored | Computed, int, int, int]]:
     rows, columns = tensor.matrix
     if not rows * columns:
         return
-    group = _group_rows(tensor)
-    n_groups = min(budget // _group_bytes(tensor), max(1, CHUNK_WEIGHTS // (columns * group)))
-    n_rows = n_groups * group
-    for start in range(0, rows, tensor.rows_per_expert):
-        end = min(start + tensor.rows_per_expert, rows)
-        for first in range(start, end, n_rows):
-            yield first, min(n_rows, end - first)
+    most = max(1, min(budget // _row_bytes(tensor), CHUNK_WEIGHTS // columns))
+    part_row = 0
+    for part in tensor.parts:
+        end = part_row + part.n_elements // columns
+        together = _rows_together(tensor, part)
+        for start in range(part_row, end, together):
+            stop = min(start + together, end)
+            for first in range(start, stop, most):
+                yield part, part_row, first, min(most, stop - first)
+        part_row = end
 
 
-def _group_rows(tensor: PlannedTensor) -> int:
-    """Rows that must be worked on together: one, or those of a head where they change places."""
-    return tensor.rows.head_dim if tensor.rows else 1
+def _rows_together(tensor: PlannedTensor, part: Stored | Computed) -> int:
+    """Rows that one chunk may hold: those of one expert, and of one matrix where rows are stored as columns.
 
-
-def _group_bytes(tensor: PlannedTensor) -> int:
-    """Buffer bytes for one group of rows.
-
-    At most 16 per weight. Writing: as read, as much again where rows change places, as float32, as encoded. Verifying:
-    as read, as float32, as read back, and that as float32.
+    Both begin at multiples of their number within a part.
     """
-    return 16 * tensor.matrix[1] * _group_rows(tensor)
+    together = tensor.rows_per_expert
+    if isinstance(part, Stored):
+        rows = tensor.rows_of(part)
+        if rows.is_transposed:
+            together = gcd(together, rows.rows_together)
+    return together
+
+
+def _row_bytes(tensor: PlannedTensor) -> int:
+    """Buffer bytes for one row.
+
+    Writing: as read, as much again where values change places, as float32, as encoded. Verifying: as read, as float32,
+    as read back, and that as float32. Values that lie apart are read with what is between them.
+    """
+    if not tensor.n_elements:
+        return 0
+    spread = max((tensor.rows_of(part).spread for part in tensor.parts if isinstance(part, Stored)), default=1)
+    return (12 + 4 * spread) * tensor.matrix[1]
 
 
 def run(work: Callable[[Chunk, Buffers], None], chunks: Sequence[Chunk], threads: int) -> None:

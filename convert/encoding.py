@@ -21,11 +21,12 @@ _WITHOUT_IMPORTANCE: Final = PLAIN_TYPES | {TensorType.Q8_0, TensorType.MXFP4}
 def require_schemes(tensors: Sequence[PlannedTensor]) -> None:
     """Raise UnsupportedError, naming a tensor, if one changes its type from or to one without a scheme."""
     for tensor in tensors:
-        for type in () if tensor.is_copied else (tensor.source_type, tensor.type):
+        types = () if tensor.is_copied else (*{part.type for part in tensor.parts}, tensor.type)
+        for type in types:
             if type not in SCHEMES:
                 known = ", ".join(known.name for known in SCHEMES)
                 raise UnsupportedError(
-                    f"tensor {tensor.name!r} is to go from {tensor.source_type.name} to {tensor.type.name}, and "
+                    f"tensor {tensor.name!r} is to go from {types[0].name} to {tensor.type.name}, and "
                     f"{type.name} is not implemented; known: {known}"
                 )
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from llmkit.convert.chunks import Buffers, Chunk, check_budget, cut, run
 from llmkit.convert.filelayout import file_paths
 from llmkit.convert.plan import ConversionPlan
-from llmkit.convert.sources import Inputs, decode_rows, open_inputs, origin, read_rows, require_finite
+from llmkit.convert.sources import Inputs, open_inputs, origin, read_rows, read_values, require_finite
 from llmkit.convert.verify import Verification, verify
 from llmkit.errors import NonFiniteError
 from llmkit.formats.output import OutputFile, publish_all
@@ -90,7 +90,7 @@ def _write(
     if not tensor.is_copied:
         packed = _encode(chunk, packed, buffers, allow_nonfinite)
     elif not allow_nonfinite and tensor.type in SCHEMES:
-        require_finite(decode_rows(tensor.type, packed, tensor.matrix[1], buffers, "values"), chunk)
+        require_finite(read_values(chunk, packed, buffers), chunk)
     outputs[chunk.file].write_at(packed.data.cast("B"), tensor.offset + chunk.first_row * packed.shape[1])
     progress.advance(packed.nbytes, tensor.name)
 
@@ -99,7 +99,7 @@ def _encode(chunk: Chunk, stored: NDArray[np.uint8], buffers: Buffers, allow_non
     """The chunk's rows in the target's type, uint8 [n_rows, row_bytes]."""
     tensor = chunk.tensor
     columns = tensor.matrix[1]
-    values = decode_rows(tensor.source_type, stored, columns, buffers, "values")
+    values = read_values(chunk, stored, buffers)
     if not allow_nonfinite:
         require_finite(values, chunk)
     target = scheme(tensor.type)
@@ -118,8 +118,8 @@ def _require_finite_scales(packed: NDArray[np.uint8], target: Scheme, chunk: Chu
         bits = blocks[:, offset : offset + 2].view(np.uint16)
         if ((bits & exponent) == exponent).any():
             raise NonFiniteError(
-                f"{origin(chunk.tensor)} holds values too large for {target.type.name}, whose weights or scales are "
-                "16-bit floats; gguf-f32 holds every value"
+                f"{origin(chunk.tensor, chunk.part)} holds values too large for {target.type.name}, whose weights or "
+                "scales are 16-bit floats; gguf-f32 holds every value"
             )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from llmkit.convert.archs import Family, HParams, Presence, TensorRule, excerpt
+from llmkit.convert.archs import Family, HParams, Presence, Source, TensorRule, excerpt
 from llmkit.convert.checkpoint import Checkpoint
+from llmkit.convert.plan import Stored
+from llmkit.convert.transforms import View
 from llmkit.errors import FormatError, UnsupportedError
 from llmkit.types import TensorInfo
 
@@ -16,70 +18,149 @@ FLOAT_DTYPES = ("F32", "F16", "BF16")
 
 @dataclass(frozen=True, slots=True)
 class MatchedTensor:
-    """A checkpoint tensor with the rule that claims it; `block` is None outside the blocks."""
+    """A target tensor with the rule that it is by and where the checkpoint has its values.
+
+    `block` is None outside the blocks. `parts` follow one another: one, or one for each expert.
+    """
 
     rule: TensorRule
     block: int | None
-    source: TensorInfo
+    shape: tuple[int, ...]
+    parts: tuple[Stored, ...]
+
+    @property
+    def name(self) -> str:
+        """`blk.<i>.<role>`: the roles of the families are GGUF's own names."""
+        return self.rule.role if self.block is None else f"blk.{self.block}.{self.rule.role}"
 
 
 def match_tensors(family: Family, hparams: HParams, checkpoint: Checkpoint) -> tuple[list[MatchedTensor], list[str]]:
-    """Give every checkpoint tensor its rule, in the order the model computes; also returns notes.
+    """Find the values of every tensor of the target, in the order the model computes; also returns notes.
 
     Raises FormatError for a tensor whose presence or shape contradicts config.json, UnsupportedError for a dtype
     that is not a float type or for tensors that no rule claims: weights are never dropped in silence.
     """
-    remaining = dict(checkpoint.tensors)
+    notes: list[str] = []
+    available = _by_plain_name(family, checkpoint)
+    used: set[str] = set()
     matched = []
-    notes = []
-    for rule, block, name in _expected(family, hparams):
-        source = remaining.pop(name, None)
+    for rule, block in _expected(family, hparams):
+        found = _find(rule, block, hparams, available)
         presence = rule.presence(hparams)
-        if source is None:
+        if found is None:
             if presence is Presence.REQUIRED:
+                name = _names(rule.sources[0], rule, block, hparams)[0]
                 raise FormatError(checkpoint.folder, _missing(rule, block, hparams, checkpoint), tensor=name)
             continue
+        source, infos = found
+        used.update(info.name for info in infos)
         if presence is Presence.ABSENT:
-            raise FormatError(source.path, "is there, but config.json describes a model without it", tensor=name)
-        if rule.role == "output" and hparams.tied_embeddings:
-            notes.append(f"config.json ties {name} to the embedding, but the checkpoint holds it too: it is kept")
-        expected = rule.shape(hparams)
-        if source.shape != expected:
             raise FormatError(
-                source.path,
-                f"shape {list(source.shape)} contradicts config.json, which makes it {list(expected)}",
-                tensor=name,
+                infos[0].path, "is there, but config.json describes a model without it", tensor=infos[0].name
             )
-        if source.dtype not in FLOAT_DTYPES:
-            raise UnsupportedError(
-                f"{source.path}: tensor {name!r} has dtype {source.dtype}; weights may be {', '.join(FLOAT_DTYPES)}"
+        if rule.role == "output.weight" and hparams.tied_embeddings:
+            notes.append(
+                f"config.json ties {infos[0].name} to the embedding, but the checkpoint holds it too: it is kept"
             )
-        matched.append(MatchedTensor(rule, block, source))
-    unknown = [name for name in remaining if not family.is_unused(name)]
+        shape = rule.shape(hparams)
+        parts = tuple(_part(info, source, shape, hparams) for info in infos)
+        matched.append(MatchedTensor(rule, block, shape, parts))
+    _refuse_unknown(family, checkpoint, available, used, notes)
+    return matched, notes
+
+
+def _by_plain_name(family: Family, checkpoint: Checkpoint) -> dict[str, TensorInfo]:
+    """The checkpoint's tensors under the names that the rules use."""
+    available: dict[str, TensorInfo] = {}
+    for name, info in checkpoint.tensors.items():
+        plain = family.plain_name(name)
+        if plain in available:
+            raise FormatError(info.path, f"is there under two names, also as {available[plain].name!r}", tensor=name)
+        available[plain] = info
+    return available
+
+
+def _find(
+    rule: TensorRule, block: int | None, hparams: HParams, available: Mapping[str, TensorInfo]
+) -> tuple[Source, list[TensorInfo]] | None:
+    """The first source that the checkpoint has, and its tensors there."""
+    for source in rule.sources:
+        names = _names(source, rule, block, hparams)
+        if names[0] not in available:
+            continue
+        for name in names:
+            if name not in available:
+                raise FormatError(
+                    available[names[0]].path.parent, f"missing; config.json says there are {len(names)}", tensor=name
+                )
+        return source, [available[name] for name in names]
+    return None
+
+
+def _names(source: Source, rule: TensorRule, block: int | None, hparams: HParams) -> list[str]:
+    """The names of a source in a block: one, or one for each place in the target's first dimension."""
+    pattern = source.pattern.replace("{i}", str(block))
+    if "{e}" not in pattern:
+        return [pattern]
+    return [pattern.replace("{e}", str(place)) for place in range(rule.shape(hparams)[0])]
+
+
+def _part(info: TensorInfo, source: Source, shape: tuple[int, ...], hparams: HParams) -> Stored:
+    """The tensor as the target wants it, once its shape and dtype are what they must be."""
+    target = shape[1:] if "{e}" in source.pattern else shape
+    expected = source.stored(hparams) if source.stored else target
+    if info.shape != expected:
+        raise FormatError(
+            info.path,
+            f"shape {list(info.shape)} contradicts config.json, which makes it {list(expected)}",
+            tensor=info.name,
+        )
+    if info.dtype not in FLOAT_DTYPES:
+        raise UnsupportedError(
+            f"{info.path}: tensor {info.name!r} has dtype {info.dtype}; weights may be {', '.join(FLOAT_DTYPES)}"
+        )
+    whole = View.of(info.shape)
+    return Stored(info, source.view(hparams, whole) if source.view else whole)
+
+
+def _refuse_unknown(
+    family: Family, checkpoint: Checkpoint, available: Mapping[str, TensorInfo], used: set[str], notes: list[str]
+) -> None:
+    left = {plain: info for plain, info in available.items() if info.name not in used}
+    others = [plain for plain in left if family.is_of_another_part(plain)]
+    if others:
+        n_params = sum(left[plain].n_elements for plain in others)
+        notes.append(
+            f"{len(others)} tensors ({n_params / 1e6:,.1f} M parameters) of the model's vision or audio part are left "
+            "out: the file holds its text part"
+        )
+    unknown = [
+        left[plain].name for plain in left if not family.is_unused(plain) and not family.is_of_another_part(plain)
+    ]
     if unknown:
         shown = ", ".join(excerpt(name, 100) for name in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         raise UnsupportedError(
             f"{checkpoint.folder}: {len(unknown)} tensors have no place in architecture "
             f"{family.architectures[0]}: {shown}"
         )
-    return matched, notes
 
 
-def _expected(family: Family, hparams: HParams) -> Iterator[tuple[TensorRule, int | None, str]]:
-    """Every (rule, block, checkpoint name): tensors before the blocks, block after block, tensors after them."""
+def _expected(family: Family, hparams: HParams) -> Iterator[tuple[TensorRule, int | None]]:
+    """Every rule with its blocks: tensors before the blocks, block after block, tensors after them."""
     first = next(i for i, rule in enumerate(family.tensors) if rule.per_block)
     last = max(i for i, rule in enumerate(family.tensors) if rule.per_block)
     for rule in family.tensors[:first]:
-        yield rule, None, rule.pattern
+        yield rule, None
     for block in range(hparams.n_layers):
         for rule in family.tensors[first : last + 1]:
-            yield rule, block, rule.pattern.replace("{i}", str(block))
+            if rule.blocks(hparams, block):
+                yield rule, block
     for rule in family.tensors[last + 1 :]:
-        yield rule, None, rule.pattern
+        yield rule, None
 
 
 def _missing(rule: TensorRule, block: int | None, hparams: HParams, checkpoint: Checkpoint) -> str:
-    if rule.role == "output":
+    if rule.role == "output.weight":
         return "missing, and config.json does not tie it to the embedding (tie_word_embeddings)"
     if block is not None:
         return f"missing; config.json says num_hidden_layers {hparams.n_layers}"

@@ -14,30 +14,66 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.convert.archs import InterleaveHalves
+from llmkit.convert.transforms import Map, Matrix, View
 from llmkit.types import BLOCK_LAYOUTS, TensorInfo, TensorType
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """Values that follow from the config, float32."""
+
+    values: tuple[float, ...]
+
+    @property
+    def type(self) -> TensorType:
+        return TensorType.F32
+
+    @property
+    def n_elements(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Values of a SafeTensors or GGUF file: those of `tensor` that `view` shows, in its order."""
+
+    tensor: TensorInfo
+    view: View
+
+    @staticmethod
+    def whole(tensor: TensorInfo) -> Stored:
+        """The tensor as it is."""
+        return Stored(tensor, View.of(tensor.shape))
+
+    @property
+    def type(self) -> TensorType:
+        """SafeTensors and GGUF call their types by the same names."""
+        return TensorType[self.tensor.dtype]
+
+    @property
+    def n_elements(self) -> int:
+        return self.view.n_elements
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedTensor:
     """One output tensor: where its values come from and which bytes of its file they fill.
 
-    `shape` has the slowest dimension first. `source` is a tensor of a SafeTensors or GGUF file, or the values
-    themselves for the few that are computed from the config (float32). `rows` brings the source's rows into the order
-    of the target. `wanted` differs from `type` where the recipe had to fall back, for the stated `reason`. `offset`
-    counts from the start of the file. `importance`, float32 [experts, columns], weighs the squared error of each column
-    when the tensor is encoded, one row for each matrix of shape[-2:].
+    `shape` has the slowest dimension first. `parts` hold the values, one after the other: most tensors have one part,
+    a stack of experts has one for each. `map` is done to the values. `wanted` differs from `type` where the recipe had
+    to fall back, for the stated `reason`. `offset` counts from the start of the file. `importance`, float32 [experts,
+    columns], weighs the squared error of each column when the tensor is encoded, one row for each matrix of shape[-2:].
     """
 
     name: str
     shape: tuple[int, ...]
     type: TensorType
-    source: TensorInfo | tuple[float, ...]
-    rows: InterleaveHalves | None
+    parts: tuple[Stored | Computed, ...]
     offset: int
     nbytes: int
     wanted: TensorType
     reason: str = ""
+    map: Map | None = None
     importance: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -46,22 +82,39 @@ class PlannedTensor:
 
     @property
     def source_type(self) -> TensorType:
-        """How the source stores its values: SafeTensors and GGUF call their types by the same names."""
-        return TensorType[self.source.dtype] if isinstance(self.source, TensorInfo) else TensorType.F32
+        """How the source stores the values; parts that are stored differently count as what the first one is."""
+        return self.parts[0].type
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the values come from a file and not from the config."""
+        return isinstance(self.parts[0], Stored)
 
     @property
     def is_copied(self) -> bool:
         """Whether the output holds the source's bytes, row by row."""
-        return self.source_type is self.type
+        return self.map is None and all(part.type is self.type for part in self.parts)
 
     @property
     def matrix(self) -> tuple[int, int]:
-        """(rows, columns). A vector that is reordered is a column, so that its elements are rows."""
+        """(rows, columns). A vector whose elements do not lie together is a column: its elements are rows."""
         if not self.shape or 0 in self.shape:
             return (1, 1) if not self.shape else (0, self.shape[-1])
-        if self.rows is not None and len(self.shape) == 1:
+        if len(self.shape) == 1 and not self._is_run:
             return self.shape[0], 1
         return self.n_elements // self.shape[-1], self.shape[-1]
+
+    @property
+    def _is_run(self) -> bool:
+        """Whether all values lie one after the other in one place."""
+        part = self.parts[0]
+        if len(self.parts) > 1:
+            return False
+        return not isinstance(part, Stored) or part.view.is_contiguous
+
+    def rows_of(self, part: Stored) -> Matrix:
+        """The rows of this tensor's matrix that come from `part`, as they lie there."""
+        return part.view.matrix(self.matrix[1])
 
     @property
     def rows_per_expert(self) -> int:

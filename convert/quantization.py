@@ -13,7 +13,7 @@ from llmkit.convert.encoding import importance_metadata, require_schemes, weigh
 from llmkit.convert.filelayout import lay_out
 from llmkit.convert.gguf_source import GGUFSource
 from llmkit.convert.gguf_target import QUANTIZATION_VERSION
-from llmkit.convert.plan import ConversionPlan, PlannedTensor
+from llmkit.convert.plan import ConversionPlan, PlannedTensor, Stored
 from llmkit.errors import FormatError, UnsupportedError
 from llmkit.formats.gguf import u32
 from llmkit.quantize.imatrix import ImportanceMatrix
@@ -93,8 +93,7 @@ def _planned(source: TensorInfo, choice: Choice | None) -> PlannedTensor:
         name=source.name,
         shape=source.shape,
         type=choice.type,
-        source=source,
-        rows=None,
+        parts=(Stored.whole(source),),
         offset=0,
         nbytes=tensor_bytes(choice.type, source.shape),
         wanted=choice.wanted,

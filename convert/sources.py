@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.convert.chunks import Buffers, Chunk
-from llmkit.convert.plan import PlannedTensor
+from llmkit.convert.plan import Computed, PlannedTensor, Stored
+from llmkit.convert.transforms import Map, Matrix
 from llmkit.errors import FormatError, NonFiniteError
 from llmkit.quantize.schemes import scheme
 from llmkit.types import BLOCK_LAYOUTS, TensorInfo, TensorType
@@ -27,37 +29,80 @@ Inputs = Mapping[Path, int]  # open files by path
 def open_inputs(tensors: Sequence[PlannedTensor]) -> Iterator[Inputs]:
     """Open every file that the tensors are read from. Raises FormatError."""
     inputs: dict[Path, int] = {}
+    paths = dict.fromkeys(part.tensor.path for t in tensors for part in t.parts if isinstance(part, Stored))
     with ExitStack() as stack:
-        for tensor in tensors:
-            if isinstance(tensor.source, TensorInfo) and tensor.source.path not in inputs:
-                try:
-                    descriptor = os.open(tensor.source.path, os.O_RDONLY | os.O_CLOEXEC)
-                except OSError as error:
-                    raise FormatError(tensor.source.path, f"cannot be read: {error.strerror}") from error
-                stack.callback(os.close, descriptor)
-                inputs[tensor.source.path] = descriptor
+        for path in paths:
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise FormatError(path, f"cannot be read: {error.strerror}") from error
+            stack.callback(os.close, descriptor)
+            inputs[path] = descriptor
         yield inputs
 
 
 def read_rows(chunk: Chunk, inputs: Inputs, buffers: Buffers) -> NDArray[np.uint8]:
-    """The chunk's rows as the source stores them, in the target's row order, uint8 [n_rows, source_row_bytes]."""
-    tensor = chunk.tensor
-    columns = tensor.matrix[1]
-    source = tensor.source
-    if not isinstance(source, TensorInfo):
-        first = chunk.first_row * columns
-        values = np.array(source[first : first + chunk.n_rows * columns], np.float32)
+    """The chunk's rows as the source stores them, in the target's order, uint8 [n_rows, source_row_bytes]."""
+    columns = chunk.tensor.matrix[1]
+    part = chunk.part
+    first = chunk.first_row - chunk.part_row
+    if isinstance(part, Computed):
+        values = np.array(part.values[first * columns : (first + chunk.n_rows) * columns], np.float32)
         return values.view(np.uint8).reshape(chunk.n_rows, -1)
-    layout = BLOCK_LAYOUTS[tensor.source_type]
+    rows = chunk.tensor.rows_of(part)
+    read = _read_transposed if rows.is_transposed else _read_runs
+    return read(part, rows, rows.row_starts(first, chunk.n_rows), inputs[part.tensor.path], buffers)
+
+
+def _read_runs(
+    part: Stored, rows: Matrix, starts: NDArray[np.int64], descriptor: int, buffers: Buffers
+) -> NDArray[np.uint8]:
+    """Rows whose elements lie together, wherever the rows lie."""
+    source, columns, n_rows = part.tensor, rows.columns.size, len(starts)
+    layout = BLOCK_LAYOUTS[part.type]
     row_bytes = columns // layout.block_size * layout.block_bytes
-    raw = buffers.get("raw", chunk.n_rows * row_bytes)
-    _read_at(inputs[source.path], raw, source, source.offset + chunk.first_row * row_bytes)
-    if tensor.rows is None:
-        return raw.reshape(chunk.n_rows, row_bytes)
-    order = tensor.rows.order()
-    ordered = buffers.get("ordered", raw.size).reshape(-1, order.size, row_bytes)
-    np.take(raw.reshape(ordered.shape), order, axis=1, out=ordered, mode="clip")
-    return ordered.reshape(chunk.n_rows, row_bytes)
+    raw = buffers.get("raw", n_rows * row_bytes)
+    lowest = int(starts.min())
+    places = (starts - lowest) // columns
+    if places.max() == n_rows - 1 and (places * columns == starts - lowest).all():  # one run, perhaps in another order
+        _read_at(descriptor, raw, source, source.offset + lowest // layout.block_size * layout.block_bytes)
+        if (np.diff(starts) == columns).all():
+            return raw.reshape(n_rows, row_bytes)
+        ordered = buffers.get("ordered", raw.size).reshape(n_rows, row_bytes)
+        return np.take(raw.reshape(n_rows, row_bytes), places, axis=0, out=ordered, mode="clip")
+    breaks = np.flatnonzero(np.diff(starts) != columns) + 1
+    for begin, end in pairwise((0, *breaks.tolist(), n_rows)):
+        offset = source.offset + int(starts[begin]) // layout.block_size * layout.block_bytes
+        _read_at(descriptor, raw[begin * row_bytes : end * row_bytes], source, offset)
+    return raw.reshape(n_rows, row_bytes)
+
+
+def _read_transposed(
+    part: Stored, rows: Matrix, starts: NDArray[np.int64], descriptor: int, buffers: Buffers
+) -> NDArray[np.uint8]:
+    """Rows that are columns in the source: there, one row after the other is read as far as it is needed."""
+    source, columns, n_rows = part.tensor, rows.columns.size, len(starts)
+    item = BLOCK_LAYOUTS[part.type].block_bytes
+    span = (n_rows - 1) * rows.spread + 1
+    raw = buffers.get("raw", columns * span * item).reshape(columns, span * item)
+    for column in range(columns):
+        first = int(starts[0]) + column * rows.columns.stride
+        _read_at(descriptor, raw[column], source, source.offset + first * item)
+    ordered = buffers.get("ordered", n_rows * columns * item).reshape(n_rows, columns, item)
+    np.copyto(ordered, raw.reshape(columns, span, item)[:, :: rows.spread].swapaxes(0, 1))
+    return ordered.reshape(n_rows, columns * item)
+
+
+def read_values(chunk: Chunk, stored: NDArray[np.uint8], buffers: Buffers) -> NDArray[np.float32]:
+    """The values of rows that `read_rows` read, float32 [n_rows, columns], in the buffer "values"."""
+    values = decode_rows(chunk.part.type, stored, chunk.tensor.matrix[1], buffers, "values")
+    match chunk.tensor.map:
+        case Map.ADD_ONE:
+            return np.add(values, np.float32(1), out=buffers.get_floats("values", *values.shape))
+        case Map.NEGATED_EXP:
+            # In float64, so that every machine rounds to the same float32.
+            return (-np.exp(values.astype(np.float64))).astype(np.float32)
+    return values
 
 
 def decode_rows(
@@ -79,32 +124,26 @@ def require_finite(values: NDArray[np.float32], chunk: Chunk) -> None:
     if index >= 0:
         row, column = divmod(index, values.shape[1])
         raise NonFiniteError(
-            f"{origin(chunk.tensor)} holds {values[row, column]} at {_place(chunk, row, column)}; the model is "
+            f"{origin(chunk.tensor, chunk.part)} holds {values[row, column]}{_place(chunk, row, column)}; the model is "
             "damaged or was saved after training diverged. --allow-nonfinite takes it all the same"
         )
 
 
-def origin(tensor: PlannedTensor) -> str:
-    """Where a tensor comes from, for messages."""
-    if isinstance(tensor.source, TensorInfo):
-        return f"{tensor.source.path}: tensor {tensor.source.name!r}"
+def origin(tensor: PlannedTensor, part: Stored | Computed) -> str:
+    """Where a part of a tensor comes from, for messages."""
+    if isinstance(part, Stored):
+        return f"{part.tensor.path}: tensor {part.tensor.name!r}"
     return f"tensor {tensor.name!r}"
 
 
 def _place(chunk: Chunk, row: int, column: int) -> str:
-    """The place of a value in the source's tensor, given its place in the chunk, whose rows may be reordered."""
-    tensor = chunk.tensor
-    row += chunk.first_row
-    if tensor.rows:
-        head, place = divmod(row, tensor.rows.head_dim)
-        row = head * tensor.rows.head_dim + int(tensor.rows.order()[place])
-    if len(tensor.shape) < 2:
-        return f"[{max(row, column)}]"
-    indices = [column]
-    for size in reversed(tensor.shape[1:-1]):
-        row, index = divmod(row, size)
-        indices.append(index)
-    return str([row, *reversed(indices)])
+    """The place of a value in the source's tensor, given its place in the chunk."""
+    if not isinstance(chunk.part, Stored):
+        return ""
+    rows = chunk.tensor.rows_of(chunk.part)
+    start = int(rows.row_starts(chunk.first_row - chunk.part_row + row, 1)[0])
+    place = np.unravel_index(start + column * rows.columns.stride, chunk.part.tensor.shape)
+    return f" at {[int(index) for index in place]}"
 
 
 def _read_at(descriptor: int, buffer: NDArray[np.uint8], source: TensorInfo, offset: int) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from llmkit.convert.chunks import Buffers, Chunk, cut, run
 from llmkit.convert.plan import ConversionPlan, PlannedTensor
-from llmkit.convert.sources import Inputs, decode_rows, read_rows
+from llmkit.convert.sources import Inputs, decode_rows, read_rows, read_values
 from llmkit.errors import VerificationError
 from llmkit.formats.output import OutputFile
 from llmkit.protocols import Progress
@@ -160,7 +160,7 @@ def _compare(chunk: Chunk, output: OutputFile, inputs: Inputs, buffers: Buffers)
     output.read_at(packed.data, tensor.offset + chunk.first_row * (n_bytes // chunk.n_rows))
     if tensor.is_copied:
         return (0.0 if np.array_equal(packed, stored.reshape(-1)) else math.inf), 0.0
-    weights = decode_rows(tensor.source_type, stored, columns, buffers, "values")
+    weights = read_values(chunk, stored, buffers)
     decoded = decode_rows(tensor.type, packed.reshape(chunk.n_rows, -1), columns, buffers, "decoded")
     return squared_error(weights.reshape(-1), decoded.reshape(-1))
 

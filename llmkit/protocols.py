@@ -81,8 +81,11 @@ class Session(Protocol):
 
     def detokenize(self, ids: Sequence[int]) -> str: ...
 
-    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """Logits for every position, float32 [n_tokens, n_vocab], of a fresh context."""
+    def logits(self, ids: Sequence[int], *, at_a_time: int | None = None) -> NDArray[np.float32]:
+        """Logits for every position, float32 [n_tokens, n_vocab], of a fresh context.
+
+        at_a_time: how many tokens pass the model together; with 1 they pass one by one, as in generation.
+        """
         ...
 
     def generate(self, prompt: str | Sequence[int], options: SamplingOptions | None = None) -> Iterator[str]:

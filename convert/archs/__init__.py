@@ -5,26 +5,21 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from llmkit.convert.archs import llama, mistral
-from llmkit.convert.archs.base import (
-    ConfigReader,
-    Family,
-    HParams,
-    InterleaveHalves,
-    Presence,
-    Rope,
-    TensorRule,
-    excerpt,
-)
+from llmkit.convert.archs.config import ConfigReader, excerpt
+from llmkit.convert.archs.hparams import Experts, HParams
+from llmkit.convert.archs.rope import Rope
+from llmkit.convert.archs.rules import Family, Presence, Source, TensorRule
 from llmkit.errors import FormatError, UnsupportedError
 
 __all__ = [
     "FAMILIES",
     "ConfigReader",
+    "Experts",
     "Family",
     "HParams",
-    "InterleaveHalves",
     "Presence",
     "Rope",
+    "Source",
     "TensorRule",
     "excerpt",
     "find_family",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from llmkit.convert.archs import llama
-from llmkit.convert.archs.base import ConfigReader, Family, HParams
+from llmkit.convert.archs import blocks, llama
+from llmkit.convert.archs.config import ConfigReader
+from llmkit.convert.archs.hparams import HParams
+from llmkit.convert.archs.rules import Family
 
 
 def read_hparams(config: ConfigReader) -> HParams:
     """Hyper-parameters; what config.json leaves out has the default of transformers' MistralConfig."""
-    return llama.read_decoder_hparams(config, n_kv_heads=8, n_context=131072)
+    return blocks.read_decoder(config, n_kv_heads=8, n_context=131072)
 
 
 def notes(config: ConfigReader, hparams: HParams) -> tuple[str, ...]:

@@ -135,7 +135,7 @@ def _print_tensors(result: ConversionResult) -> None:
     width = max((len(t.name) for t in tensors), default=0)
     click.echo(f"{'tensor':<{width}}  {'shape':>16}  {'from':>7}  {'type':<7}  {'bytes':>14}  importance")
     for t in tensors:
-        source = t.source_type.name if not isinstance(t.source, tuple) else "-"
+        source = t.source_type.name if t.is_stored else "-"
         shape = " x ".join(str(n) for n in t.shape)
         fallback = f"  (not {t.wanted.name}: {t.reason})" if t.wanted is not t.type else ""
         importance = "yes" if t.importance is not None else "no"

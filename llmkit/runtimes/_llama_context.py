@@ -104,12 +104,15 @@ class Context:
             self._outputs[len(part) - 1] = start + len(part) == len(ids)
             self._decode(part)
 
-    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """Logits after every token of `ids` from an empty cache, float32 [n_tokens, n_vocab]."""
+    def logits(self, ids: Sequence[int], at_a_time: int = OUTPUT_BATCH) -> NDArray[np.float32]:
+        """Logits after every token of `ids` from an empty cache, float32 [n_tokens, n_vocab].
+
+        at_a_time: how many tokens pass the model together, at most OUTPUT_BATCH.
+        """
         self.clear()
         result = np.empty((len(ids), self.n_vocab), np.float32)
-        for start in range(0, len(ids), OUTPUT_BATCH):
-            part = ids[start : start + OUTPUT_BATCH]
+        for start in range(0, len(ids), at_a_time):
+            part = ids[start : start + at_a_time]
             self._outputs[: len(part)] = 1
             self._decode(part)
             rows = self._lib.llama_get_logits(self.pointer)

@@ -65,7 +65,7 @@ class FakeSession:
     def detokenize(self, ids: Sequence[int]) -> str:
         return bytes(ids).decode("utf-8", "replace")
 
-    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+    def logits(self, ids: Sequence[int], *, at_a_time: int | None = None) -> NDArray[np.float32]:
         """Every token predicts its successor in byte order; float32 [n_tokens, 256]."""
         self._check(len(ids))
         rows = np.zeros((len(ids), N_VOCAB), np.float32)

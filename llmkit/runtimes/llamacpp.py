@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from llmkit.errors import EngineError
 from llmkit.protocols import GenerationStats, Message, SamplingOptions, SessionInfo
 from llmkit.runtimes import _llama_model
-from llmkit.runtimes._llama_context import Context
+from llmkit.runtimes._llama_context import OUTPUT_BATCH, Context
 from llmkit.runtimes._llama_vocab import Vocabulary
 from llmkit.runtimes._machine import default_threads
 from llmkit.runtimes._sampler import checked, sampler_chain
@@ -139,8 +139,11 @@ class LlamaCppSession:
         self._check_ids(ids)
         return self._vocabulary.detokenize(ids)
 
-    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+    def logits(self, ids: Sequence[int], *, at_a_time: int | None = None) -> NDArray[np.float32]:
         """Logits after every token of `ids`, float32 [n_tokens, n_vocab], computed from an empty KV cache.
+
+        at_a_time: how many tokens pass the model together, at most and by default 128; with 1 they pass one by one
+        through the KV cache, as in generation.
 
         EngineError if there are more ids than the context holds, none, or one outside the vocabulary.
         """
@@ -149,7 +152,7 @@ class LlamaCppSession:
         self._check_fits(len(ids))
         self._generation += 1
         self._known = _KnownText()
-        return self._context.logits(ids)
+        return self._context.logits(ids, min(OUTPUT_BATCH, max(1, at_a_time or OUTPUT_BATCH)))
 
     def generate(self, prompt: str | Sequence[int], options: SamplingOptions | None = None) -> Iterator[str]:
         """Continue `prompt`; yields text as it becomes complete UTF-8.

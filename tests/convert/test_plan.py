@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import llmkit
 from llmkit.convert.checkpoint import open_checkpoint
 from llmkit.convert.gguf_target import plan_gguf
-from llmkit.convert.plan import ConversionPlan
+from llmkit.convert.plan import Computed, ConversionPlan, Stored
 from llmkit.errors import FormatError, LlmkitError, UnsupportedError
 from llmkit.formats.gguf import open_gguf
 from llmkit.quantize.recipes import find_recipe
@@ -30,7 +30,7 @@ def plan(folder: Path, model: TinyLlama, recipe: str = "q4_k_m") -> ConversionPl
 
 def test_the_plan_covers_every_tensor_once_in_ranges_that_do_not_overlap(tmp_path: Path) -> None:
     p = plan(tmp_path, TinyLlama(n_shards=3))
-    sources = [t.source.name for t in p.tensors if not isinstance(t.source, tuple)]
+    sources = [part.tensor.name for t in p.tensors for part in t.parts if isinstance(part, Stored)]
     assert sorted(sources) == sorted(TinyLlama().shapes())
     (file,) = p.files
     end = len(file.header)
@@ -104,8 +104,9 @@ def test_llama3_frequency_factors_equal_those_of_transformers(tmp_path: Path) ->
     )
     expected, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
     p = plan(tmp_path, TinyLlama(config={"rope_theta": ..., "rope_parameters": scaling}))
-    factors = p.tensors[0].source
-    assert isinstance(factors, tuple)
+    (part,) = p.tensors[0].parts
+    assert isinstance(part, Computed)
+    factors = part.values
     assert min(factors) == 1.0
     assert max(factors) == 32.0
     for i, factor in enumerate(factors):

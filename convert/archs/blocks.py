@@ -1,0 +1,245 @@
+"""Rules for the parts that most decoders are built of, under the names that most checkpoints use.
+
+Each function returns the rules of one part; a family lists the parts it has, in the order it computes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from llmkit.convert.archs.config import ConfigReader
+from llmkit.convert.archs.hparams import Experts, HParams
+from llmkit.convert.archs.rope import Rope, read_rope
+from llmkit.convert.archs.rules import Presence, Source, TensorRule, tensor, untied
+from llmkit.convert.transforms import Map, View
+from llmkit.errors import FormatError
+
+ATTENTION = "model.layers.{i}.self_attn."
+MLP = "model.layers.{i}.mlp."
+
+Size = Callable[[HParams], int]
+Rules = tuple[TensorRule, ...]
+
+
+def embd(h: HParams) -> int:
+    """Width of the residual stream."""
+    return h.n_embd
+
+
+def queries(h: HParams) -> int:
+    """Width of all query heads together."""
+    return h.n_heads * h.head_dim
+
+
+def keys(h: HParams) -> int:
+    """Width of all key heads together, and of all value heads."""
+    return h.n_kv_heads * h.head_dim
+
+
+def ff(h: HParams) -> int:
+    """Width of the MLP."""
+    return h.n_ff
+
+
+def experts_of(h: HParams) -> Experts:
+    """The mixture of experts of a model that has one."""
+    assert h.experts is not None, "rules of experts in a family without"
+    return h.experts
+
+
+def interleaved_heads(h: HParams, stored: View) -> View:
+    """Within each head, row j of the first half and row j of the second become rows 2j and 2j+1.
+
+    Hugging Face rotates (j, j + head_dim/2), some graphs of llama.cpp rotate (2j, 2j + 1): the rows of the query and
+    key projections are brought into that order.
+    """
+    return stored.split(0, -1, 2, h.head_dim // 2).swap(1, 2)
+
+
+def linear(
+    role: str,
+    rows: Size,
+    columns: Size,
+    *names: str,
+    view: Callable[[HParams, View], View] | None = None,
+    bias: Callable[[HParams], Presence] | None = None,
+    presence: Callable[[HParams], Presence] = lambda h: Presence.REQUIRED,
+    blocks: Callable[[HParams, int], bool] = lambda h, i: True,
+) -> Rules:
+    """A matrix [rows, columns], and its bias unless that is None. `view` is of either."""
+    weight = tensor(
+        f"{role}.weight",
+        lambda h: (rows(h), columns(h)),
+        *(f"{name}.weight" for name in names),
+        view=view,
+        presence=presence,
+        blocks=blocks,
+    )
+    if bias is None:
+        return (weight,)
+    vector = tensor(
+        f"{role}.bias",
+        lambda h: (rows(h),),
+        *(f"{name}.bias" for name in names),
+        view=view,
+        presence=bias,
+        blocks=blocks,
+    )
+    return weight, vector
+
+
+def norm(
+    role: str,
+    *names: str,
+    width: Size = embd,
+    bias: Callable[[HParams], Presence] | None = None,
+    presence: Callable[[HParams], Presence] = lambda h: Presence.REQUIRED,
+    map: Map | None = None,
+) -> Rules:
+    """The weights of a normalisation, and its bias unless that is None; `map` is done to the weights."""
+    shape = lambda h: (width(h),)  # noqa: E731
+    weight = tensor(f"{role}.weight", shape, *(f"{name}.weight" for name in names), presence=presence, map=map)
+    if bias is None:
+        return (weight,)
+    return weight, tensor(f"{role}.bias", shape, *(f"{name}.bias" for name in names), presence=bias)
+
+
+def embedding(name: str = "model.embed_tokens") -> Rules:
+    """The token embedding."""
+    return linear("token_embd", lambda h: h.n_vocab, embd, name)
+
+
+def head(name: str = "lm_head", bias: Callable[[HParams], Presence] | None = None) -> Rules:
+    """The output matrix, which tied embeddings do without."""
+    return linear("output", lambda h: h.n_vocab, embd, name, presence=untied, bias=bias)
+
+
+def attention(
+    prefix: str = ATTENTION,
+    *,
+    view: Callable[[HParams, View], View] | None = None,
+    bias: Callable[[HParams], Presence] | None = None,
+    output: str = "o_proj",
+    output_bias: Callable[[HParams], Presence] | None = None,
+) -> Rules:
+    """Projections to queries, keys and values, and back; `view` is of queries and keys."""
+    return (
+        *linear("attn_q", queries, embd, prefix + "q_proj", view=view, bias=bias),
+        *linear("attn_k", keys, embd, prefix + "k_proj", view=view, bias=bias),
+        *linear("attn_v", keys, embd, prefix + "v_proj", bias=bias),
+        *linear("attn_output", embd, queries, prefix + output, bias=output_bias),
+    )
+
+
+def gated_mlp(
+    prefix: str = MLP,
+    *,
+    bias: Callable[[HParams], Presence] | None = None,
+    blocks: Callable[[HParams, int], bool] = lambda h, i: True,
+) -> Rules:
+    """An MLP whose gate multiplies what goes up."""
+    return (
+        *linear("ffn_gate", ff, embd, prefix + "gate_proj", bias=bias, blocks=blocks),
+        *linear("ffn_up", ff, embd, prefix + "up_proj", bias=bias, blocks=blocks),
+        *linear("ffn_down", embd, ff, prefix + "down_proj", bias=bias, blocks=blocks),
+    )
+
+
+def gated_experts(
+    prefix: str = MLP,
+    *,
+    gate: str = "gate_proj",
+    up: str = "up_proj",
+    down: str = "down_proj",
+    blocks: Callable[[HParams, int], bool] = lambda h, i: True,
+) -> Rules:
+    """Gated MLPs of a mixture of experts: one tensor for each, or all in one with gate and up joined."""
+
+    def joined(place: int) -> Source:
+        return Source(
+            prefix + "experts.gate_up_proj",
+            stored=lambda h: (experts_of(h).n_experts, 2 * experts_of(h).n_ff, h.n_embd),
+            view=lambda h, stored: stored.split(1, 2, -1).at(1, place),
+        )
+
+    def up_shape(h: HParams) -> tuple[int, ...]:
+        return (experts_of(h).n_experts, experts_of(h).n_ff, h.n_embd)
+
+    def down_shape(h: HParams) -> tuple[int, ...]:
+        return (experts_of(h).n_experts, h.n_embd, experts_of(h).n_ff)
+
+    each = prefix + "experts.{e}."
+    return (
+        tensor("ffn_gate_exps.weight", up_shape, f"{each}{gate}.weight", joined(0), blocks=blocks),
+        tensor("ffn_up_exps.weight", up_shape, f"{each}{up}.weight", joined(1), blocks=blocks),
+        tensor("ffn_down_exps.weight", down_shape, f"{each}{down}.weight", prefix + "experts.down_proj", blocks=blocks),
+    )
+
+
+def router(name: str, blocks: Callable[[HParams, int], bool] = lambda h, i: True) -> Rules:
+    """The matrix that chooses experts."""
+    return linear("ffn_gate_inp", lambda h: experts_of(h).n_experts, embd, name, blocks=blocks)
+
+
+class Heads:
+    """Numbers of heads and their width, as most config.json state them."""
+
+    def __init__(self, config: ConfigReader, *, n_kv_heads: int | None = None, head_dim: int | None = None) -> None:
+        """Read and check them.
+
+        n_kv_heads: where config.json lacks num_key_value_heads; None, there or here, means as many as query heads.
+        head_dim: where config.json lacks it; None means the width of the model shared out.
+        """
+        n_embd = config.integer("hidden_size")
+        self.n_heads = config.integer("num_attention_heads")
+        no_word = n_kv_heads is None or "num_key_value_heads" in config.values
+        self.n_kv_heads = config.integer("num_key_value_heads", self.n_heads if no_word else n_kv_heads)
+        if head_dim is None:
+            if "head_dim" not in config and n_embd % self.n_heads:
+                raise FormatError(
+                    config.path, f"hidden_size {n_embd} is not divisible by num_attention_heads {self.n_heads}"
+                )
+            head_dim = n_embd // self.n_heads
+        self.head_dim = config.integer("head_dim", head_dim)
+        if self.n_heads % self.n_kv_heads:
+            raise FormatError(
+                config.path,
+                f"num_attention_heads {self.n_heads} is not divisible by num_key_value_heads {self.n_kv_heads}",
+            )
+        if self.head_dim % 2:
+            raise FormatError(config.path, f"head_dim {self.head_dim} is odd; rotary embedding needs pairs")
+
+
+def read_decoder(
+    config: ConfigReader,
+    *,
+    n_context: int,
+    n_kv_heads: int | None = None,
+    head_dim: int | None = None,
+    rms_eps: float = 1e-6,
+    rope: Rope | None = None,
+    activation: str = "silu",
+    tied: bool = False,
+) -> HParams:
+    """What most decoders' config.json states, under the usual names.
+
+    n_context, rms_eps, activation, tied: where config.json says nothing; n_kv_heads and head_dim: see `Heads`. rope: if
+    it takes more than `read_rope(config)` to read.
+    """
+    config.require("hidden_act", ("silu", "swish") if activation == "silu" else (activation,), activation)
+    heads = Heads(config, n_kv_heads=n_kv_heads, head_dim=head_dim)
+    return HParams(
+        n_layers=config.integer("num_hidden_layers"),
+        n_embd=config.integer("hidden_size"),
+        n_ff=config.integer("intermediate_size"),
+        n_heads=heads.n_heads,
+        n_kv_heads=heads.n_kv_heads,
+        head_dim=heads.head_dim,
+        n_vocab=config.integer("vocab_size"),
+        n_context=config.integer("max_position_embeddings", n_context),
+        rms_eps=config.number("rms_norm_eps", rms_eps),
+        rope=rope or read_rope(config),
+        tied_embeddings=config.boolean("tie_word_embeddings", tied),
+        attention_bias=config.boolean("attention_bias", False),
+        mlp_bias=config.boolean("mlp_bias", False),
+    )

@@ -1,0 +1,81 @@
+"""Typed access to a checkpoint's config.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from llmkit.errors import FormatError
+
+# What float32, the type of numbers in GGUF metadata, can hold.
+_SMALLEST: Final = 1e-37
+_LARGEST: Final = 3.4e38
+
+
+class ConfigReader:
+    """Typed access to config.json: a wrong or missing value becomes an error that names the file and the key."""
+
+    def __init__(self, path: Path, values: dict[str, Any]) -> None:
+        self.path = path
+        self.values = values
+
+    def __contains__(self, key: str) -> bool:
+        return self.values.get(key) is not None
+
+    def integer(self, key: str, default: int | None = None, *, maximum: int = 2**31 - 1) -> int:
+        """An integer in [1, maximum]; required unless a default is given."""
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= maximum:
+            raise FormatError(self.path, f"{key} must be an integer from 1 to {maximum}, found {excerpt(value)}")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A positive number that float32 holds; required unless a default is given."""
+        return positive(self.path, key, self._get(key, default))
+
+    def boolean(self, key: str, default: bool) -> bool:
+        """True or false."""
+        value = self._get(key, default)
+        if not isinstance(value, bool):
+            raise FormatError(self.path, f"{key} must be true or false, found {excerpt(value)}")
+        return value
+
+    def require(self, key: str, allowed: tuple[str, ...], default: str) -> None:
+        """Refuse a config whose `key` names something that the family's graph does not compute."""
+        value = self._get(key, default)
+        if value not in allowed:
+            raise FormatError(
+                self.path, f"{key} is {excerpt(value)}; this architecture computes {' or '.join(allowed)}"
+            )
+
+    def object(self, key: str) -> dict[str, Any]:
+        """An object, empty if it is missing."""
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, dict):
+            raise FormatError(self.path, f"{key} must be an object, found {excerpt(value)}")
+        return value or {}
+
+    def within(self, key: str) -> ConfigReader:
+        """The config that stands under `key`, such as that of a multimodal model's text part."""
+        return ConfigReader(self.path, {**self.object(key)})
+
+    def _get(self, key: str, default: Any) -> Any:
+        value = self.values.get(key)
+        if value is not None:
+            return value
+        if default is None:
+            raise FormatError(self.path, f"{key} is missing")
+        return default
+
+
+def excerpt(value: object, length: int = 60) -> str:
+    """A value from a file as it may stand in a message: escaped, and not longer than `length`."""
+    text = repr(value[: 2 * length] if isinstance(value, str | list) else value)
+    return text if len(text) <= length else text[:length] + "..."
+
+
+def positive(path: Path, key: str, value: object) -> float:
+    """`value` as a positive number that float32 holds. Raises FormatError, naming `key`."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and _SMALLEST <= value <= _LARGEST:
+        return float(value)
+    raise FormatError(path, f"{key} must be a positive number that float32 holds, found {excerpt(value)}")

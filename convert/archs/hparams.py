@@ -1,0 +1,65 @@
+"""The hyper-parameters that describe a model, whatever its family calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from llmkit.convert.archs.rope import Rope
+from llmkit.formats.gguf import Value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experts:
+    """A mixture of experts in place of the MLP, in numbers of experts and weights.
+
+    `weights_scale` multiplies what the router gives, after `weights_norm` made the chosen ones add up to 1. The first
+    `n_dense_layers` blocks have an ordinary MLP.
+    """
+
+    n_experts: int
+    n_used: int
+    n_ff: int
+    n_shared: int | None = None
+    n_ff_shared: int | None = None
+    weights_scale: float | None = None
+    weights_norm: bool | None = None
+    gating: str | None = None  # "softmax" or "sigmoid"; None: the architecture has one kind
+    n_dense_layers: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HParams:
+    """Hyper-parameters of a model, in numbers of weights, heads, tokens. None stands for what it does not have.
+
+    `sliding_layers` tells for each block
+    whether it attends to the last `sliding_window` tokens only; None leaves that to the architecture. `extra` holds
+    what only one family has, by its GGUF key without the architecture in front.
+    """
+
+    n_layers: int
+    n_embd: int
+    n_ff: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    n_vocab: int
+    n_context: int
+    rms_eps: float | None = None
+    norm_eps: float | None = None
+    rope: Rope | None = None
+    tied_embeddings: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    experts: Experts | None = None
+    sliding_window: int | None = None
+    sliding_layers: tuple[bool, ...] | None = None
+    attention_scale: float | None = None
+    embedding_scale: float | None = None
+    residual_scale: float | None = None
+    logit_scale: float | None = None
+    attention_softcap: float | None = None
+    final_softcap: float | None = None
+    parallel_residual: bool | None = None
+    extra: Mapping[str, Value] = field(default_factory=dict)

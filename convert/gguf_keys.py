@@ -1,0 +1,163 @@
+"""What GGUF files say about an architecture's hyper-parameters.
+
+Keys are those that llama.cpp's loader reads (src/llama-arch.cpp, gguf-py/gguf/constants.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+
+from llmkit.convert.archs import Experts, HParams, Rope, excerpt
+from llmkit.convert.plan import Computed, PlannedTensor
+from llmkit.errors import FormatError, UnsupportedError
+from llmkit.formats.gguf import Value, ValueType, array, boolean, f32, string, u32
+from llmkit.types import TensorType, tensor_bytes
+
+# The numbers by which files name how a router's outputs become weights (llama.cpp, src/llama-hparams.h).
+_GATING: Final = {"softmax": 1, "sigmoid": 2}
+
+# Field of the hyper-parameters -> key and type; fields that are None are left out.
+_KEYS: Final[dict[str, tuple[str, Callable[[Any], Value]]]] = {
+    "n_layers": ("block_count", u32),
+    "n_context": ("context_length", u32),
+    "n_embd": ("embedding_length", u32),
+    "n_ff": ("feed_forward_length", u32),
+    "n_heads": ("attention.head_count", u32),
+    "n_kv_heads": ("attention.head_count_kv", u32),
+    "rms_eps": ("attention.layer_norm_rms_epsilon", f32),
+    "norm_eps": ("attention.layer_norm_epsilon", f32),
+    "n_vocab": ("vocab_size", u32),
+    "sliding_window": ("attention.sliding_window", u32),
+    "sliding_layers": ("attention.sliding_window_pattern", lambda layers: array(ValueType.BOOL, layers)),
+    "attention_scale": ("attention.scale", f32),
+    "embedding_scale": ("embedding_scale", f32),
+    "residual_scale": ("residual_scale", f32),
+    "logit_scale": ("logit_scale", f32),
+    "attention_softcap": ("attn_logit_softcapping", f32),
+    "final_softcap": ("final_logit_softcapping", f32),
+    "parallel_residual": ("use_parallel_residual", boolean),
+}
+_EXPERT_KEYS: Final[dict[str, tuple[str, Callable[[Any], Value]]]] = {
+    "n_experts": ("expert_count", u32),
+    "n_used": ("expert_used_count", u32),
+    "n_ff": ("expert_feed_forward_length", u32),
+    "n_shared": ("expert_shared_count", u32),
+    "n_ff_shared": ("expert_shared_feed_forward_length", u32),
+    "weights_scale": ("expert_weights_scale", f32),
+    "weights_norm": ("expert_weights_norm", boolean),
+    "gating": ("expert_gating_func", lambda name: u32(_GATING[name])),
+    "n_dense_layers": ("leading_dense_block_count", u32),
+}
+
+
+def architecture_metadata(arch: str, h: HParams, notes: list[str]) -> dict[str, Value]:
+    """The keys that begin with the architecture's name; adds to `notes` what they cannot say."""
+    found = _stated(h, _KEYS)
+    if h.experts is not None:
+        found |= _stated(h.experts, _EXPERT_KEYS)
+    if h.n_heads:
+        found |= {"attention.key_length": u32(h.head_dim), "attention.value_length": u32(h.head_dim)}
+    if h.rope is not None:
+        found |= {
+            "rope.freq_base": f32(h.rope.theta),
+            "rope.dimension_count": u32(h.rope.n_rotated(h.head_dim)),
+        }
+        found |= _scaling(h.rope, h, notes)
+    return {f"{arch}.{key}": value for key, value in {**found, **h.extra}.items()}
+
+
+def _stated(record: HParams | Experts, keys: dict[str, tuple[str, Callable[[Any], Value]]]) -> dict[str, Value]:
+    values = ((key, make, getattr(record, field)) for field, (key, make) in keys.items())
+    return {key: make(value) for key, make, value in values if value is not None}
+
+
+def _scaling(rope: Rope, h: HParams, notes: list[str]) -> dict[str, Value]:
+    """Linear and YaRN scaling are keys; llama3's factors are a tensor; what the graph lacks is noted or refused."""
+    if rope.scaling in ("default", "llama3"):
+        return {}
+    if rope.scaling == "linear":
+        return {"rope.scaling.type": string("linear"), "rope.scaling.factor": f32(rope.number("factor"))}
+    if rope.scaling == "yarn":
+        _require_yarn_defaults(rope)
+        original = int(rope.number("original_max_position_embeddings", h.n_context))
+        return {
+            "rope.scaling.type": string("yarn"),
+            "rope.scaling.factor": f32(rope.number("factor")),
+            "rope.scaling.original_context_length": u32(original),
+        }
+    if rope.scaling == "dynamic":
+        notes.append(
+            "rope scaling 'dynamic' is left out, which llama.cpp does not compute: "
+            "the model is exact up to the context it was first trained for"
+        )
+        return {}
+    raise UnsupportedError(
+        f"{rope.path}: rope_type {excerpt(rope.scaling)} is not known for this architecture; "
+        "known: default, linear, dynamic, llama3, yarn"
+    )
+
+
+def _require_yarn_defaults(rope: Rope) -> None:
+    """llama.cpp's `llama` graph computes YaRN with these values, whatever the file says."""
+    factor = rope.number("factor")
+    usual = {
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "attention_factor": 0.1 * math.log(factor) + 1.0,
+        "extrapolation_factor": 1.0,
+    }
+    for key, value in usual.items():
+        if not math.isclose(rope.number(key, value), value, rel_tol=1e-4):
+            raise UnsupportedError(
+                f"{rope.path}: rope scaling 'yarn' with {key} {excerpt(rope.parameters[key])}; llama.cpp computes "
+                f"this architecture with {value:g} only"
+            )
+    for key in ("mscale", "mscale_all_dim"):
+        if rope.parameters.get(key):
+            raise UnsupportedError(
+                f"{rope.path}: rope scaling 'yarn' with {key}, which llama.cpp does not compute here"
+            )
+    if rope.parameters.get("truncate") is False:
+        raise UnsupportedError(f"{rope.path}: rope scaling 'yarn' with truncate false; llama.cpp truncates")
+
+
+def rope_factors(h: HParams) -> list[PlannedTensor]:
+    """What divides the rotary frequencies, where the scaling is of that kind: float32 [rotated dimensions / 2]."""
+    if h.rope is None or h.rope.scaling != "llama3":
+        return []
+    return [_computed("rope_freqs.weight", _llama3_factors(h.rope, h.rope.n_rotated(h.head_dim), h.n_context))]
+
+
+def _computed(name: str, values: list[float]) -> PlannedTensor:
+    shape, type = (len(values),), TensorType.F32
+    return PlannedTensor(name, shape, type, (Computed(tuple(values)),), 0, tensor_bytes(type, shape), wanted=type)
+
+
+def _llama3_factors(rope: Rope, n_rotated: int, n_context: int) -> list[float]:
+    """Llama 3.1's frequency factors (transformers, `_compute_llama3_parameters`).
+
+    Long wavelengths are slowed down by `factor`, short ones are kept, those between are blended.
+    """
+    factor = rope.number("factor")
+    low = rope.number("low_freq_factor")
+    high = rope.number("high_freq_factor")
+    original = rope.number("original_max_position_embeddings", n_context)
+    if not low < high:
+        raise FormatError(rope.path, f"low_freq_factor {low:g} must be less than high_freq_factor {high:g}")
+    # float32 throughout: llama.cpp's converter computes these in float32, and its files are the reference.
+    exponents = np.arange(0, n_rotated, 2, dtype=np.float32) / np.float32(n_rotated)
+    wavelengths = np.float32(2 * math.pi) / (np.float32(1) / np.float32(rope.theta) ** exponents)
+    factors = []
+    for wavelength in wavelengths:
+        if wavelength < original / high:
+            factors.append(1.0)
+        elif wavelength > original / low:
+            factors.append(factor)
+        else:
+            smooth = (np.float32(original) / wavelength - np.float32(low)) / np.float32(high - low)
+            factors.append(float(1 / ((1 - smooth) / np.float32(factor) + smooth)))
+    return factors

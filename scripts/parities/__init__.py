@@ -1,0 +1,9 @@
+"""Every model family on a tiny random model: llmkit's files against transformers and llama.cpp's own converter.
+
+checking   one family from its row to a verdict
+families   the table: one row a family
+tiny       makes the model of a row
+logits     runs it in transformers and in llama.cpp
+tokens     compares tokens
+files      compares tensors and metadata with those of the peer's converter
+"""

@@ -1,0 +1,101 @@
+"""Command line of scripts/parity."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.peer import find_converter
+from benchmarks.report import table
+
+from parities.checking import Result, check, gguf_of
+from parities.families import FAMILIES
+from parities.files import FilesResult, compare_files, convert_with_peer
+
+
+def main() -> int:
+    """Compare the families asked for, or all, and print a table; status 1 if one is not as it should be."""
+    parser = argparse.ArgumentParser(prog="scripts/parity", description=__doc__)
+    parser.add_argument("family", nargs="*", help=f"of {', '.join(FAMILIES)}; all if none is named")
+    parser.add_argument(
+        "--peer", type=Path, help="llama.cpp's sources or llama-cpp-python's source archive: compare files with theirs"
+    )
+    parser.add_argument("--keep", type=Path, help="a folder to keep models and files in")
+    parser.add_argument("--verbose", action="store_true", help="print every difference")
+    arguments = parser.parse_args()
+    if unknown := [name for name in arguments.family if name not in FAMILIES]:
+        parser.error(f"unknown family {unknown[0]!r}; known: {', '.join(FAMILIES)}")
+    names = arguments.family or list(FAMILIES)
+    with TemporaryDirectory() as temporary:
+        place = arguments.keep or Path(temporary)
+        place.mkdir(parents=True, exist_ok=True)
+        folders = {name: place / name.replace(", ", "-").replace(" ", "-") for name in names}
+        results: dict[str, Result | str] = {}
+        for name in names:
+            try:
+                results[name] = check(name, FAMILIES[name], folders[name])
+            except Exception as error:
+                results[name] = f"{type(error).__name__}: {error}"
+            print(name, file=sys.stderr, flush=True)
+        files = _compare_with_peer(folders, results, arguments.peer) if arguments.peer else {}
+    print(_table(results, files))
+    for name, result in results.items():
+        if isinstance(result, str):
+            print(f"{name}: {result}")
+        elif result.tokens and arguments.verbose:
+            print(f"{name}: tokens differ for {result.tokens}")
+    for name, found in files.items():
+        lines = [found] if isinstance(found, str) else [*found.tensors, *found.metadata]
+        for line in lines if arguments.verbose else lines[:8]:
+            print(f"{name}: {line}")
+    return 0 if all(isinstance(r, Result) and r.is_good for r in results.values()) else 1
+
+
+def _compare_with_peer(
+    folders: dict[str, Path], results: dict[str, Result | str], peer: Path
+) -> dict[str, FilesResult | str]:
+    jobs = [(folder, gguf_of(folder, ours=False)) for name, folder in folders.items() if folder.is_dir()]
+    failed = convert_with_peer(find_converter(peer), jobs)
+    found: dict[str, FilesResult | str] = {}
+    for name, folder in folders.items():
+        theirs = gguf_of(folder, ours=False)
+        if theirs in failed or not theirs.exists():
+            found[name] = f"the peer failed: {failed.get(theirs, 'no file')}"
+        elif isinstance(results[name], Result):
+            found[name] = compare_files(gguf_of(folder), theirs)
+    return found
+
+
+def _table(results: dict[str, Result | str], files: dict[str, FilesResult | str]) -> str:
+    rows = []
+    for name, result in results.items():
+        if isinstance(result, str):
+            rows.append((name, "failed", *[""] * 7))
+            continue
+        logits = result.logits
+        found = files.get(name)
+        rows.append(
+            (
+                name,
+                "good" if result.is_good else "NOT GOOD",
+                f"{logits.range:.1f}",
+                f"{logits.prefill:.1e}",
+                f"{logits.step:.1e}",
+                "same" if logits.same_argmax else "differs",
+                "same" if not result.tokens else f"{len(result.tokens)} differ",
+                "" if found is None else "failed" if isinstance(found, str) else _count(found.tensors),
+                "" if found is None or isinstance(found, str) else _count(found.metadata),
+            )
+        )
+    head = ("family", "", "range", "prefill", "step", "argmax", "tokens", "peer's tensors", "peer's keys")
+    return table("Largest |logit difference| from transformers, float32, 64 tokens", head, rows)
+
+
+def _count(differences: tuple[str, ...]) -> str:
+    return "same" if not differences else f"{len(differences)} differ"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""One family from its row to a verdict."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import llmkit
+from parities.families import Row
+from parities.logits import LogitsResult, compare_logits
+from parities.tiny import make
+from parities.tokens import compare_tokens
+
+
+@dataclass(frozen=True)
+class Result:
+    """What comparing one family found; `seconds` are those of llmkit's conversion."""
+
+    logits: LogitsResult
+    tokens: list[str]
+    seconds: float
+
+    @property
+    def is_good(self) -> bool:
+        return self.logits.is_good and not self.tokens
+
+
+def check(name: str, row: Row, folder: Path) -> Result:
+    """Make the tiny model of a row in `folder`, convert it to f32 beside it, and compare."""
+    model = make(name, row, folder)
+    started = time.perf_counter()
+    gguf = llmkit.convert(folder, "gguf-f32", output=gguf_of(folder)).path
+    seconds = time.perf_counter() - started
+    return Result(compare_logits(model, gguf, model.config.vocab_size), compare_tokens(folder, gguf), seconds)
+
+
+def gguf_of(folder: Path, ours: bool = True) -> Path:
+    """The file made from a checkpoint, by llmkit or by the peer."""
+    return folder.with_name(f"{folder.name}-{'llmkit' if ours else 'peer'}.gguf")

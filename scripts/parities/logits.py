@@ -1,0 +1,48 @@
+"""Logits of a tiny model: transformers in float32 against llama.cpp on the converted file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+import llmkit
+
+N_TOKENS: Final = 64
+# Of the range of the logits, which the rows choose to be of order 1 to 10.
+LARGEST_DIFFERENCE: Final = 2e-3
+
+
+@dataclass(frozen=True)
+class LogitsResult:
+    """How far the logits are apart; `step` is for tokens one by one through the KV cache."""
+
+    range: float
+    prefill: float
+    step: float
+    same_argmax: bool
+
+    @property
+    def is_good(self) -> bool:
+        return self.same_argmax and max(self.prefill, self.step) < LARGEST_DIFFERENCE and self.range > 1
+
+
+def compare_logits(model: Any, gguf: Path, n_vocab: int) -> LogitsResult:
+    """Run 64 random tokens through both."""
+    import torch
+
+    ids = np.random.default_rng(0).integers(3, n_vocab, N_TOKENS).tolist()
+    with torch.inference_mode():
+        expected: NDArray[np.float32] = model(torch.tensor([ids])).logits[0].numpy()
+    with llmkit.load(gguf, n_context=2 * N_TOKENS, n_threads=2, full_precision=True) as session:
+        prefill = session.logits(ids)
+        step = session.logits(ids, at_a_time=1)
+    return LogitsResult(
+        range=float(expected.max() - expected.min()),
+        prefill=float(np.abs(prefill - expected).max()),
+        step=float(np.abs(step - expected).max()),
+        same_argmax=all(np.array_equal(found.argmax(-1), expected.argmax(-1)) for found in (prefill, step)),
+    )

@@ -1,0 +1,83 @@
+"""Tiny random models, made and saved by transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+from zlib import crc32
+
+import numpy as np
+from gguf import GGUFReader
+from make_checkpoint import metadata, packaged_gguf, write_tokenizer
+
+from parities.families import SIZES, Row
+
+# Parameters whose start values say something: they keep them, with some noise.
+_MEANINGFUL: Final = ("A_log", ".D", "dt_bias", "dt_proj.bias")
+
+
+def make(name: str, row: Row, folder: Path) -> Any:
+    """Write the checkpoint of `row` to `folder` and return transformers' model, float32."""
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    folder.mkdir(parents=True, exist_ok=True)
+    n_vocab, special = TOKENIZERS[row.tokenizer](folder)
+    settings = {**SIZES, "vocab_size": n_vocab, **special, **row.settings}
+    settings = {key: value for key, value in settings.items() if value is not None or key not in SIZES}
+    config = getattr(transformers, row.config)(**settings)
+    auto = getattr(transformers, row.auto)
+    model = auto.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    _randomise(model, name, row.spread)
+    model.save_pretrained(folder)
+    if row.rewrite is not None:
+        _rewrite(folder, row)
+    return model
+
+
+def _randomise(model: Any, name: str, spread: float) -> None:
+    """Weights by which every part of the model shows in the logits."""
+    import torch
+
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            random = np.random.default_rng(crc32(f"{name} {key}".encode()))
+            noise = torch.from_numpy(random.standard_normal(tuple(parameter.shape), np.float32))
+            if parameter.dim() < 2 or key.endswith(_MEANINGFUL):
+                parameter.add_(0.2 * noise)  # norms about 1 (or 0, where one is added), biases about 0
+            else:
+                parameter.copy_(spread * noise)
+        model.tie_weights()
+
+
+def _rewrite(folder: Path, row: Row) -> None:
+    from safetensors.torch import load_file, save_file
+
+    assert row.rewrite is not None
+    config = json.loads((folder / "config.json").read_text())
+    tensors, config = row.rewrite(load_file(folder / "model.safetensors"), config)
+    save_file({key: value.contiguous() for key, value in tensors.items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+
+
+Special = dict[str, Any]  # the ids of special tokens for the config
+
+
+@cache
+def _smollm2() -> dict[str, Any]:
+    return metadata(GGUFReader(packaged_gguf()))
+
+
+def smollm2(folder: Path) -> tuple[int, Special]:
+    """SmolLM2's own, of 49,152 tokens: the peer's converter knows it."""
+    meta = _smollm2()
+    write_tokenizer(folder, meta)
+    ids = {f"{kind}_token_id": meta[f"tokenizer.ggml.{kind}_token_id"] for kind in ("bos", "eos")}
+    return len(meta["tokenizer.ggml.tokens"]), {**ids, "pad_token_id": None}
+
+
+TOKENIZERS: Final[dict[str, Callable[[Path], tuple[int, Special]]]] = {"smollm2": smollm2}
