@@ -17,11 +17,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from llmkit.kernels.intlanes import mask_bits, store_u8, to_float, to_int
+from llmkit.kernels.intlanes import bits_of, from_bits, select_int, splat_int, store_u8, to_float, to_int
 from llmkit.kernels.jit import BYTES_OUT, FLOATS_IN, FLOATS_OUT, helper, kernel
 from llmkit.kernels.kquant_rounding import GROUP_MAX_EPS, SUPERBLOCK, nearest_codes
 from llmkit.kernels.kquant_symmetric import SUB_BLOCK, SUB_BLOCKS
-from llmkit.kernels.lanes import LANES, absolute, load, select, splat, store, transpose
+from llmkit.kernels.lanes import LANES, absolute, any_lane, load, select, splat, store, transpose
 
 _REACH: Final = 4
 _PASSES: Final = 5
@@ -29,13 +29,14 @@ _TURNS: Final = 8
 _ZERO: Final = np.float32(0)
 
 # The state of a superblock: weight i of the sub-block in lane l at 16 * i + l of four areas, then sixteen lanes each of
-# what the least-squares scale is the quotient of.
+# what the least-squares scale is the quotient of, and of bits that differ from zero where a pass changed a code.
 _SQUARES: Final = SUPERBLOCK
 _CUBES: Final = 2 * SUPERBLOCK
 _CODES: Final = 3 * SUPERBLOCK
 _SUM_LX: Final = 4 * SUPERBLOCK
 _SUM_L2: Final = _SUM_LX + LANES
-_STATE: Final = _SUM_L2 + LANES
+_CHANGED: Final = _SUM_L2 + LANES
+_STATE: Final = _CHANGED + LANES
 
 
 @helper
@@ -78,8 +79,13 @@ def _start(state: Any, at: Any) -> None:
 
 
 @helper
-def _improve(state: Any, at: Any, i: Any) -> Any:
-    """Improve the code of the weight at state[at + i] of each lane; a bit for each lane where that changed it."""
+def _improve(state: Any, at: Any, i: Any) -> None:
+    """Improve the code of the weight at state[at + i] of each lane, and note in state[at + _CHANGED] where it changed.
+
+    Lanes where a condition fails get a number that is below what they are compared with, and changes are differences of
+    bits: on processors with AVX2 joining masks of sixteen lanes, and storing under a mask, would take longer than all
+    the arithmetic. Three different numbers, as LLVM would join the masks of equal ones.
+    """
     zero = splat(_ZERO)
     v, code = load(state, at + i), load(state, at + _CODES + i)
     square, cube = load(state, at + _SQUARES + i), load(state, at + _CUBES + i)
@@ -89,12 +95,23 @@ def _improve(state: Any, at: Any, i: Any) -> Any:
     new_code = _codes_of(v * others_l2 / others_lx)
     new_lx = others_lx + cube * new_code
     new_l2 = others_l2 + square * new_code * new_code
-    better = (new_l2 > zero) & (new_lx * new_lx * sum_l2 > sum_lx * sum_lx * new_l2)
-    better = better & (others_lx > zero) & (new_code != code)
-    store(state, at + _CODES + i, select(better, new_code, code))
-    store(state, at + _SUM_LX, select(better, new_lx, sum_lx))
-    store(state, at + _SUM_L2, select(better, new_l2, sum_l2))
-    return mask_bits(better)
+    explained = new_lx * new_lx * sum_l2
+    explained = select(new_code != code, explained, splat(np.float32(-1)))
+    explained = select(others_lx > zero, explained, splat(np.float32(-2)))
+    explained = select(new_l2 > zero, explained, splat(np.float32(-np.inf)))
+    better = explained > sum_lx * sum_lx * new_l2  # which is not negative where new_l2 is positive
+    change = _replace(state, at + _CODES + i, code, new_code, better)
+    store(state, at + _CHANGED, from_bits(bits_of(load(state, at + _CHANGED)) | change))
+    _replace(state, at + _SUM_LX, sum_lx, new_lx, better)
+    _replace(state, at + _SUM_L2, sum_l2, new_l2, better)
+
+
+@helper
+def _replace(state: Any, at: Any, old: Any, new: Any, where: Any) -> Any:
+    """Store `new` in the lanes of `where` over `old`, which is there; returns the bits that changed."""
+    change = select_int(where, bits_of(old) ^ bits_of(new), splat_int(0))
+    store(state, at, from_bits(bits_of(old) ^ change))
+    return change
 
 
 @helper
@@ -116,7 +133,6 @@ def descend(weights: Any, scales: Any, codes: Any) -> None:
     """
     states = np.empty(_TURNS * _STATE, np.float32)
     active = np.empty(_TURNS, np.int64)
-    changed = np.empty(_TURNS, np.int32)
     n_superblocks = weights.size // SUPERBLOCK
     for first in range(0, n_superblocks, _TURNS):
         turns = min(_TURNS, n_superblocks - first)
@@ -126,13 +142,14 @@ def descend(weights: Any, scales: Any, codes: Any) -> None:
             _start(states, turn * _STATE)
         n_active = turns
         for _ in range(_PASSES):
-            changed[:] = 0
+            for k in range(n_active):
+                store(states, active[k] + _CHANGED, splat(_ZERO))
             for i in range(0, SUPERBLOCK, LANES):
                 for k in range(n_active):
-                    changed[k] |= _improve(states, active[k], i)
+                    _improve(states, active[k], i)
             n_left = 0
             for k in range(n_active):
-                if changed[k]:
+                if any_lane(~(bits_of(load(states, active[k] + _CHANGED)) == splat_int(0))):
                     active[n_left] = active[k]
                     n_left += 1
             n_active = n_left
