@@ -48,7 +48,7 @@ def execute(
     """
     threads = min(threads, check_budget(plan, memory))
     chunks = cut(plan, memory // threads)
-    paths = file_paths(output, len(plan.files))
+    paths = file_paths(output, plan.files)
     sizes = [file.total_bytes for file in plan.files]
     with (
         open_inputs(plan.tensors) as inputs,

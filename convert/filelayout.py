@@ -45,12 +45,18 @@ def lay_out(
     return tuple(files)
 
 
-def file_paths(output: Path, n_files: int) -> list[Path]:
-    """The names of a model's files: `output` itself, or `<stem>-00001-of-00003.gguf` and so on for a split one."""
-    if n_files == 1:
+def file_paths(output: Path, files: Sequence[PlannedFile]) -> list[Path]:
+    """Where the files of a plan go.
+
+    Those with names go into the folder `output`; else it is `output` itself, or `<stem>-00001-of-00003.gguf` and so on
+    for a split model.
+    """
+    if files[0].name:
+        return [output / file.name for file in files]
+    if len(files) == 1:
         return [output]
     stem = output.stem if output.suffix.lower() == ".gguf" else output.name
-    return [output.with_name(f"{stem}-{number:05d}-of-{n_files:05d}.gguf") for number in range(1, n_files + 1)]
+    return [output.with_name(f"{stem}-{number:05d}-of-{len(files):05d}.gguf") for number in range(1, len(files) + 1)]
 
 
 def _groups(tensors: Sequence[PlannedTensor], alignment: int, split_size: int | None) -> list[list[PlannedTensor]]:

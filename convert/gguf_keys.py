@@ -18,10 +18,10 @@ from llmkit.formats.gguf import Value, ValueType, array, boolean, f32, string, u
 from llmkit.types import TensorType, tensor_bytes
 
 # The numbers by which files name how a router's outputs become weights (llama.cpp, src/llama-hparams.h).
-_GATING: Final = {"softmax": 1, "sigmoid": 2}
+GATING: Final = {"softmax": 1, "sigmoid": 2}
 
 # Field of the hyper-parameters -> key and type; fields that are None are left out.
-_KEYS: Final[dict[str, tuple[str, Callable[[Any], Value]]]] = {
+KEYS: Final[dict[str, tuple[str, Callable[[Any], Value]]]] = {
     "n_layers": ("block_count", u32),
     "n_context": ("context_length", u32),
     "n_embd": ("embedding_length", u32),
@@ -41,7 +41,7 @@ _KEYS: Final[dict[str, tuple[str, Callable[[Any], Value]]]] = {
     "final_softcap": ("final_logit_softcapping", f32),
     "parallel_residual": ("use_parallel_residual", boolean),
 }
-_EXPERT_KEYS: Final[dict[str, tuple[str, Callable[[Any], Value]]]] = {
+EXPERT_KEYS: Final[dict[str, tuple[str, Callable[[Any], Value]]]] = {
     "n_experts": ("expert_count", u32),
     "n_used": ("expert_used_count", u32),
     "n_ff": ("expert_feed_forward_length", u32),
@@ -49,16 +49,16 @@ _EXPERT_KEYS: Final[dict[str, tuple[str, Callable[[Any], Value]]]] = {
     "n_ff_shared": ("expert_shared_feed_forward_length", u32),
     "weights_scale": ("expert_weights_scale", f32),
     "weights_norm": ("expert_weights_norm", boolean),
-    "gating": ("expert_gating_func", lambda name: u32(_GATING[name])),
+    "gating": ("expert_gating_func", lambda name: u32(GATING[name])),
     "n_dense_layers": ("leading_dense_block_count", u32),
 }
 
 
 def architecture_metadata(arch: str, h: HParams, notes: list[str]) -> dict[str, Value]:
     """The keys that begin with the architecture's name; adds to `notes` what they cannot say."""
-    found = _stated(h, _KEYS)
+    found = _stated(h, KEYS)
     if h.experts is not None:
-        found |= _stated(h.experts, _EXPERT_KEYS)
+        found |= _stated(h.experts, EXPERT_KEYS)
     if h.n_heads:
         found |= {"attention.key_length": u32(h.head_dim), "attention.value_length": u32(h.head_dim)}
     if h.rope is not None:
@@ -129,7 +129,7 @@ def rope_factors(h: HParams) -> list[PlannedTensor]:
     """What divides the rotary frequencies, where the scaling is of that kind: float32 [rotated dimensions / 2]."""
     if h.rope is None or h.rope.scaling != "llama3":
         return []
-    return [_computed("rope_freqs.weight", _llama3_factors(h.rope, h.rope.n_rotated(h.head_dim), h.n_context))]
+    return [_computed("rope_freqs.weight", llama3_factors(h.rope, h.rope.n_rotated(h.head_dim), h.n_context))]
 
 
 def _computed(name: str, values: list[float]) -> PlannedTensor:
@@ -137,7 +137,7 @@ def _computed(name: str, values: list[float]) -> PlannedTensor:
     return PlannedTensor(name, shape, type, (Computed(tuple(values)),), 0, tensor_bytes(type, shape), wanted=type)
 
 
-def _llama3_factors(rope: Rope, n_rotated: int, n_context: int) -> list[float]:
+def llama3_factors(rope: Rope, n_rotated: int, n_context: int) -> list[float]:
     """Llama 3.1's frequency factors (transformers, `_compute_llama3_parameters`).
 
     Long wavelengths are slowed down by `factor`, short ones are kept, those between are blended.

@@ -44,12 +44,12 @@ def match_tensors(family: Family, hparams: HParams, checkpoint: Checkpoint) -> t
     available = _by_plain_name(family, checkpoint)
     used: set[str] = set()
     matched = []
-    for rule, block in _expected(family, hparams):
+    for rule, block in expected_rules(family, hparams):
         found = _find(rule, block, hparams, available)
         presence = rule.presence(hparams)
         if found is None:
             if presence is Presence.REQUIRED:
-                name = _names(rule.sources[0], rule, block, hparams)[0]
+                name = source_names(rule.sources[0], rule, block, hparams)[0]
                 raise FormatError(checkpoint.folder, _missing(rule, block, hparams, checkpoint), tensor=name)
             continue
         source, infos = found
@@ -85,7 +85,7 @@ def _find(
 ) -> tuple[Source, list[TensorInfo]] | None:
     """The first source that the checkpoint has, and its tensors there."""
     for source in rule.sources:
-        names = _names(source, rule, block, hparams)
+        names = source_names(source, rule, block, hparams)
         if names[0] not in available:
             continue
         for name in names:
@@ -97,7 +97,7 @@ def _find(
     return None
 
 
-def _names(source: Source, rule: TensorRule, block: int | None, hparams: HParams) -> list[str]:
+def source_names(source: Source, rule: TensorRule, block: int | None, hparams: HParams) -> list[str]:
     """The names of a source in a block: one, or one for each place in the target's first dimension."""
     pattern = source.pattern.replace("{i}", str(block))
     if "{e}" not in pattern:
@@ -145,7 +145,7 @@ def _refuse_unknown(
         )
 
 
-def _expected(family: Family, hparams: HParams) -> Iterator[tuple[TensorRule, int | None]]:
+def expected_rules(family: Family, hparams: HParams) -> Iterator[tuple[TensorRule, int | None]]:
     """Every rule with its blocks: tensors before the blocks, block after block, tensors after them."""
     first = next(i for i, rule in enumerate(family.tensors) if rule.per_block)
     last = max(i for i, rule in enumerate(family.tensors) if rule.per_block)

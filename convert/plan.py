@@ -126,11 +126,15 @@ class PlannedTensor:
 
 @dataclass(frozen=True, slots=True)
 class PlannedFile:
-    """One output file: `header` at the start, then every tensor at its offset, `total_bytes` in all."""
+    """One output file: `header` at the start, then every tensor at its offset, `total_bytes` in all.
+
+    `name` is that in the folder which the output is; without one the output is the file, or names its parts.
+    """
 
     header: bytes
     tensors: tuple[PlannedTensor, ...]
     total_bytes: int
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

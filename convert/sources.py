@@ -20,7 +20,7 @@ from llmkit.convert.plan import Computed, PlannedTensor, Stored
 from llmkit.convert.transforms import Map, Matrix
 from llmkit.errors import FormatError, NonFiniteError
 from llmkit.quantize.schemes import scheme
-from llmkit.types import BLOCK_LAYOUTS, TensorInfo, TensorType
+from llmkit.types import BLOCK_LAYOUTS, TensorInfo, TensorType, tensor_bytes
 
 Inputs = Mapping[Path, int]  # open files by path
 
@@ -99,10 +99,28 @@ def read_values(chunk: Chunk, stored: NDArray[np.uint8], buffers: Buffers) -> ND
     match chunk.tensor.map:
         case Map.ADD_ONE:
             return np.add(values, np.float32(1), out=buffers.get_floats("values", *values.shape))
+        case Map.SUBTRACT_ONE:
+            return np.subtract(values, np.float32(1), out=buffers.get_floats("values", *values.shape))
         case Map.NEGATED_EXP:
-            # In float64, so that every machine rounds to the same float32.
-            return (-np.exp(values.astype(np.float64))).astype(np.float32)
+            return _negated_exp(values)
+        case Map.LOG_OF_NEGATED:
+            return _log_of_negated(values)
     return values
+
+
+def _negated_exp(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """In float64, so that every machine rounds to the same float32."""
+    return (-np.exp(values.astype(np.float64))).astype(np.float32)
+
+
+def _log_of_negated(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What `_negated_exp` makes these values of; several float32 may do, and the one next to the logarithm may not."""
+    with np.errstate(all="ignore"):
+        found = np.log(-values.astype(np.float64)).astype(np.float32)
+        below, above = (np.nextafter(found, np.float32(end)) for end in (-np.inf, np.inf))
+        for candidate in (below, above):
+            found = np.where(_negated_exp(found) == values, found, candidate)
+        return np.where(_negated_exp(found) == values, found, np.log(-values))
 
 
 def decode_rows(
@@ -114,6 +132,22 @@ def decode_rows(
     values = buffers.get_floats(name, packed.shape[0], columns)
     scheme(type).decode(packed, values)
     return values
+
+
+def read_tensor(info: TensorInfo) -> NDArray[np.float32]:
+    """All of a small tensor, float32 in its shape. Raises FormatError."""
+    stored = np.empty(info.nbytes, np.uint8)
+    try:
+        descriptor = os.open(info.path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise FormatError(info.path, f"cannot be read: {error.strerror}") from error
+    try:
+        _read_at(descriptor, stored, info, info.offset)
+    finally:
+        os.close(descriptor)
+    columns = info.shape[-1] if info.shape else 1
+    rows = stored.reshape(-1, tensor_bytes(TensorType[info.dtype], (columns,)))
+    return decode_rows(TensorType[info.dtype], rows, columns, Buffers(), "values").reshape(info.shape)
 
 
 def require_finite(values: NDArray[np.float32], chunk: Chunk) -> None:

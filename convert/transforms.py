@@ -20,6 +20,9 @@ class Map(Enum):
 
     ADD_ONE = "w + 1"
     NEGATED_EXP = "-exp(w)"
+    # The ways back.
+    SUBTRACT_ONE = "w - 1"
+    LOG_OF_NEGATED = "log(-w)"
 
 
 class Axis(NamedTuple):

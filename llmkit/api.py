@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmkit.arguments import output_path, parse_bytes, parse_recipe, parse_target
+from llmkit.arguments import CheckpointTarget, output_path, parse_bytes, parse_recipe, parse_target
 from llmkit.conversion import (
     DEFAULT_MEMORY,
     ConversionResult,
+    Execution,
     carry_out,
     execution,
     importance_from,
     type_options,
 )
+from llmkit.errors import UnsupportedError
 from llmkit.protocols import Progress, Session
 
 if TYPE_CHECKING:
@@ -45,11 +47,14 @@ def convert(
     tokenizer_pre: str | None = None,
     progress: Progress | None = None,
 ) -> ConversionResult:
-    """Convert a checkpoint to a GGUF file, quantised on the way.
+    """Convert a checkpoint to a GGUF file, quantised on the way, or a GGUF file back to a checkpoint.
 
-    model: a folder, `org/name[@revision]` or a word, as on the command line, or what `llmkit.models.resolve` returned.
-    to: `gguf-<type>`, such as gguf-q4_k_m; `llmkit.quantize.recipes.RECIPES` lists the types.
-    output: the file to write, or a folder for it; by default `<model name>-<TYPE>.gguf` in the current folder.
+    model: a folder, `org/name[@revision]` or a word, as on the command line, or what `llmkit.models.resolve` returned;
+        a GGUF file for the way back.
+    to: `gguf-<type>`, such as gguf-q4_k_m; `llmkit.quantize.recipes.RECIPES` lists the types. Or `safetensors`, with
+        `-f32`, `-f16` or `-bf16` if not the type that suits the file: a folder that transformers loads.
+    output: the file to write, or a folder for it; by default `<model name>-<TYPE>.gguf` in the current folder. Of a
+        checkpoint the folder, by default `<model name>`.
     imatrix: an importance matrix, in either of llama.cpp's forms.
     pure: give every tensor that is quantised the main type, not a mixture.
     tensor_types: `REGEX=TYPE`, for tensors whose names the expression is found in; the first that fits counts.
@@ -68,11 +73,16 @@ def convert(
     from llmkit.convert.checkpoint import open_checkpoint
     from llmkit.convert.gguf_target import default_output, plan_gguf
     from llmkit.models import ResolvedModel, resolve
+    from llmkit.quantize.recipes import TypeOptions
 
     started = time.monotonic()
     recipe = parse_target(to)
     options = type_options(pure, tensor_types, output_type, token_embedding_type, fallback)
     how = execution(dry_run, overwrite, threads, memory, allow_nonfinite, verify, progress)
+    if isinstance(recipe, CheckpointTarget):
+        if options != TypeOptions() or imatrix is not None or tokenizer_pre is not None:
+            raise UnsupportedError(f"{to} takes no options for quantisation: all its tensors are floats of one type")
+        return _restore(model, recipe, output, split_size, how, started)
     importance, part_bytes = importance_from(imatrix), None if split_size is None else parse_bytes(split_size)
     resolved = (
         model if isinstance(model, ResolvedModel) else resolve(os.fspath(model), want="checkpoint", progress=progress)
@@ -90,6 +100,27 @@ def convert(
     )
     inputs = [file for file in resolved.path.iterdir() if file.suffix != ".gguf"]  # those may be earlier results
     return carry_out(plan, path, [*inputs, *_files_of(importance)], how, started)
+
+
+def _restore(
+    model: str | os.PathLike[str] | ResolvedModel,
+    target: CheckpointTarget,
+    output: str | os.PathLike[str] | None,
+    split_size: int | str | None,
+    how: Execution,
+    started: float,
+) -> ConversionResult:
+    """GGUF to a checkpoint folder."""
+    from llmkit.convert.gguf_source import base_name, open_source
+    from llmkit.convert.restore.plan import DEFAULT_SHARD, plan_checkpoint
+    from llmkit.models import ResolvedModel, resolve
+
+    resolved = model if isinstance(model, ResolvedModel) else resolve(os.fspath(model), want="gguf", download=False)
+    source = open_source(resolved.path)
+    shard = DEFAULT_SHARD if split_size is None else parse_bytes(split_size)
+    plan = plan_checkpoint(source, target.type, shard_size=shard)
+    folder = Path(base_name(source.path) if output is None else os.fspath(output))
+    return carry_out(plan, folder, source.files, how, started)
 
 
 def quantize(

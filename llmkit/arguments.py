@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,18 +12,30 @@ from llmkit.errors import LlmkitError, OutputError, UnsupportedError
 
 if TYPE_CHECKING:
     from llmkit.quantize.recipes import Recipe
+    from llmkit.types import TensorType
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 
 
-def parse_target(target: str) -> Recipe:
-    """The recipe that `gguf-<type>` names; raises UnsupportedError listing what there is."""
+@dataclass(frozen=True, slots=True)
+class CheckpointTarget:
+    """A checkpoint of SafeTensors files, in one float type, or that which suits the source."""
+
+    type: TensorType | None
+
+
+def parse_target(target: str) -> Recipe | CheckpointTarget:
+    """What `gguf-<type>` or `safetensors[-<type>]` means; raises UnsupportedError listing what there is."""
     from llmkit.quantize.recipes import RECIPES, SHORT_NAMES, find_recipe
+    from llmkit.types import TensorType
 
     container, _, type = target.lower().partition("-")
     if container == "gguf" and type:
         return find_recipe(type)
-    known = ", ".join(f"gguf-{name}" for name in [*SHORT_NAMES, *RECIPES])
+    if container == "safetensors" and type in ("", "f32", "f16", "bf16"):
+        return CheckpointTarget(TensorType[type.upper()] if type else None)
+    targets = [f"gguf-{name}" for name in [*SHORT_NAMES, *RECIPES]]
+    known = ", ".join([*targets, "safetensors", *(f"safetensors-{name}" for name in ("f32", "f16", "bf16"))])
     raise UnsupportedError(f"unknown target {target!r}; known: {known}")
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,8 +41,8 @@ class ConversionResult:
 
     @property
     def path(self) -> Path:
-        """The file, or the first part of a split model: the one by which llama.cpp loads it."""
-        return self.paths[0]
+        """The file, the first part of a split model, by which llama.cpp loads it, or the folder of a checkpoint."""
+        return self.paths[0].parent if self.plan.files[0].name else self.paths[0]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -126,24 +127,49 @@ def carry_out(
     from llmkit.convert.verify import is_cheap
     from llmkit.formats.output import check_output
 
-    paths = file_paths(output, len(plan.files))
+    paths = file_paths(output, plan.files)
     protect(inputs, paths)
-    for path in paths:
-        check_output(path, overwrite=how.overwrite or how.dry_run)
     check_budget(plan, how.memory)
     verification = None
-    if not how.dry_run:
-        verification = execute(
-            plan,
-            output,
-            threads=how.threads,
-            memory=how.memory,
-            progress=how.progress,
-            overwrite=how.overwrite,
-            allow_nonfinite=how.allow_nonfinite,
-            verified=is_cheap(plan) if how.verify is None else how.verify,
-        )
+    with _folder(output if plan.files[0].name else None, how.dry_run) as is_there:
+        for path in paths if is_there else ():
+            check_output(path, overwrite=how.overwrite or how.dry_run)
+        if not how.dry_run:
+            verification = execute(
+                plan,
+                output,
+                threads=how.threads,
+                memory=how.memory,
+                progress=how.progress,
+                overwrite=how.overwrite,
+                allow_nonfinite=how.allow_nonfinite,
+                verified=is_cheap(plan) if how.verify is None else how.verify,
+            )
     return ConversionResult(tuple(paths), plan, time.monotonic() - started, how.dry_run, verification)
+
+
+@contextmanager
+def _folder(folder: Path | None, dry_run: bool) -> Iterator[bool]:
+    """Make the output's folder, if it is to have one, unless nothing is written; whether it is there.
+
+    A folder that was made goes again if the work fails. Raises OutputError.
+    """
+    if folder is None or folder.is_dir():
+        yield True
+        return
+    if dry_run:
+        yield False
+        return
+    try:
+        folder.mkdir()
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made: {error.strerror or error}") from error
+    try:
+        yield True
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()
+        raise
 
 
 def execution(

@@ -20,6 +20,7 @@ FAMILIES: dict[str, Any] = import_module("parities.families").FAMILIES
 def test_parity(family: str, tmp_path: Path) -> None:
     result = import_module("parities.checking").check(family, FAMILIES[family], tmp_path / "model")
     assert result.tokens == []
+    assert result.back == []
     assert result.is_good, result.logits
 
 

@@ -6,10 +6,11 @@ Each function returns the rules of one part; a family lists the parts it has, in
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import Experts, HParams
-from llmkit.convert.archs.rope import Rope, read_rope
+from llmkit.convert.archs.rope import Rope, read_rope, write_rope
 from llmkit.convert.archs.rules import Presence, Source, TensorRule, tensor, untied
 from llmkit.convert.transforms import Map, View
 from llmkit.errors import FormatError
@@ -243,3 +244,23 @@ def read_decoder(
         attention_bias=config.boolean("attention_bias", False),
         mlp_bias=config.boolean("mlp_bias", False),
     )
+
+
+def write_decoder(h: HParams) -> dict[str, Any]:
+    """`read_decoder` backwards."""
+    return {
+        "vocab_size": h.n_vocab,
+        "hidden_size": h.n_embd,
+        "intermediate_size": h.n_ff,
+        "num_hidden_layers": h.n_layers,
+        "num_attention_heads": h.n_heads,
+        "num_key_value_heads": h.n_kv_heads,
+        "head_dim": h.head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": h.n_context,
+        "rms_norm_eps": h.rms_eps,
+        **write_rope(h.rope),
+        "tie_word_embeddings": h.tied_embeddings,
+        "attention_bias": h.attention_bias,
+        "mlp_bias": h.mlp_bias,
+    }

@@ -32,5 +32,6 @@ FAMILY = Family(
     read_hparams=read_hparams,
     tensors=TENSORS,
     # Older checkpoints store the rotary frequencies, which follow from rope_theta.
+    write_config=blocks.write_decoder,
     unused=(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",),
 )

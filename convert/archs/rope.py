@@ -88,3 +88,16 @@ def _share(config: ConfigReader, parameters: dict[str, Any], default: float | No
         allowed = "must be at most 1" if share > 1 else "this architecture rotates whole heads"
         raise FormatError(config.path, f"{key} {excerpt(found)}: {allowed}")
     return share
+
+
+def write_rope(rope: Rope | None) -> dict[str, Any]:
+    """`read_rope` backwards, in the form that every version of transformers reads."""
+    if rope is None:
+        return {}
+    scaling = None
+    if rope.scaling != "default":
+        scaling = {"rope_type": rope.scaling, **{k: v for k, v in rope.parameters.items() if v is not None}}
+    found: dict[str, Any] = {"rope_theta": rope.theta, "rope_scaling": scaling}
+    if rope.share != 1:
+        found["partial_rotary_factor"] = rope.share
+    return found

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
@@ -93,7 +94,8 @@ class Family:
     `unused` are regular expressions of checkpoint tensors that inference does not need. `prefixes` are what names of
     tensors may begin with beside what the rules say: (there, here). `notes` says in words what the conversion cannot
     carry over for a given config. `text_config` is the key under which the config of a multimodal model has that of
-    its text part; the tensors of its other parts match `other_parts`.
+    its text part; the tensors of its other parts match `other_parts`. `write_config` is `read_hparams` backwards: the
+    entries of config.json, without those that all families have in common (see `llmkit.convert.restore`).
     """
 
     model_type: str
@@ -106,6 +108,7 @@ class Family:
     notes: Callable[[ConfigReader, HParams], tuple[str, ...]] = lambda config, hparams: ()
     text_config: str | None = None
     other_parts: tuple[str, ...] = ()
+    write_config: Callable[[HParams], dict[str, Any]] | None = None
 
     def is_unused(self, name: str) -> bool:
         """Whether inference does without the checkpoint tensor `name`."""

@@ -1,4 +1,4 @@
-"""`llmkit convert`: a checkpoint becomes a GGUF file."""
+"""`llmkit convert`: a checkpoint becomes a GGUF file, or a GGUF file a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from llmkit.api import convert as run_conversion
-from llmkit.arguments import parse_target
+from llmkit.arguments import CheckpointTarget, parse_target
 from llmkit.commands._conversion import TYPES, checked, conversion_options, print_result
 from llmkit.models import resolve
 from llmkit.progress import for_stderr, say
@@ -21,21 +21,23 @@ from llmkit.progress import for_stderr, say
     required=True,
     metavar="TARGET",
     callback=checked(parse_target),
-    help=f"gguf-<type>: {TYPES}; gguf-q4, -q5, -q8 mean q4_k_m, q5_k_m, q8_0.",
+    help=f"gguf-<type>: {TYPES}; gguf-q4, -q5, -q8 mean q4_k_m, q5_k_m, q8_0. "
+    "safetensors[-f32|-f16|-bf16]: a checkpoint folder, from a GGUF file.",
 )
 @conversion_options
 @click.option("--tokenizer-pre", metavar="NAME", help="llama.cpp's pre-tokenizer, if it cannot be recognised.")
 @click.pass_context
 def convert(ctx: click.Context, /, model: str, target: str, as_json: bool, verbose: bool, **options: Any) -> None:
-    """Convert MODEL, straight from its SafeTensors files, to a GGUF file of the given type.
+    """Convert MODEL, straight from its SafeTensors files, to a GGUF file of the given type, or back.
 
     MODEL is a checkpoint folder, a Hugging Face repository `org/name[@revision]`, or a word that one of the models on
-    this machine is known by. Memory is bounded, no intermediate file is written, and the output appears under its name
-    only when it is complete.
+    this machine is known by; a GGUF file, if TARGET is safetensors. Memory is bounded, no intermediate file is written,
+    and the output appears under its name only when it is complete.
     """
     quiet = ctx.obj["quiet"]
     progress = for_stderr(quiet)
-    resolved = resolve(model, want="checkpoint", progress=progress)
+    back = isinstance(parse_target(target), CheckpointTarget)
+    resolved = resolve(model, want="gguf" if back else "checkpoint", download=not back, progress=progress)
     if resolved.note and not quiet:
         say(f"note: {resolved.note}")
     result = run_conversion(resolved, target, progress=progress, **options)

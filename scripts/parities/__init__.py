@@ -5,5 +5,6 @@ families   the table: one row a family
 tiny       makes the model of a row
 logits     runs it in transformers and in llama.cpp
 tokens     compares tokens
+back       makes a checkpoint of the file again, and compares it
 files      compares tensors and metadata with those of the peer's converter
 """

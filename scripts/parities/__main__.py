@@ -44,7 +44,10 @@ def main() -> int:
     for name, result in results.items():
         if isinstance(result, str):
             print(f"{name}: {result}")
-        elif result.tokens and arguments.verbose:
+            continue
+        for line in result.back if arguments.verbose else result.back[:4]:
+            print(f"{name}: way back: {line}")
+        if result.tokens and arguments.verbose:
             print(f"{name}: tokens differ for {result.tokens}")
     for name, found in files.items():
         lines = [found] if isinstance(found, str) else [*found.tensors, *found.metadata]
@@ -72,7 +75,7 @@ def _table(results: dict[str, Result | str], files: dict[str, FilesResult | str]
     rows = []
     for name, result in results.items():
         if isinstance(result, str):
-            rows.append((name, "failed", *[""] * 7))
+            rows.append((name, "failed", *[""] * 8))
             continue
         logits = result.logits
         found = files.get(name)
@@ -85,11 +88,12 @@ def _table(results: dict[str, Result | str], files: dict[str, FilesResult | str]
                 f"{logits.step:.1e}",
                 "same" if logits.same_argmax else "differs",
                 "same" if not result.tokens else f"{len(result.tokens)} differ",
+                "same" if not result.back else f"{len(result.back)} differ",
                 "" if found is None else "failed" if isinstance(found, str) else _count(found.tensors),
                 "" if found is None or isinstance(found, str) else _count(found.metadata),
             )
         )
-    head = ("family", "", "range", "prefill", "step", "argmax", "tokens", "peer's tensors", "peer's keys")
+    head = ("family", "", "range", "prefill", "step", "argmax", "tokens", "way back", "peer's tensors", "peer's keys")
     return table("Largest |logit difference| from transformers, float32, 64 tokens", head, rows)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import llmkit
+from parities.back import compare_way_back
 from parities.families import Row
 from parities.logits import LogitsResult, compare_logits
 from parities.tiny import make
@@ -15,15 +16,19 @@ from parities.tokens import compare_tokens
 
 @dataclass(frozen=True)
 class Result:
-    """What comparing one family found; `seconds` are those of llmkit's conversion."""
+    """What comparing one family found; `seconds` are those of llmkit's conversion.
+
+    `back` says in words what a checkpoint made from the file has otherwise than the one that the file was made from.
+    """
 
     logits: LogitsResult
     tokens: list[str]
+    back: list[str]
     seconds: float
 
     @property
     def is_good(self) -> bool:
-        return self.logits.is_good and not self.tokens
+        return self.logits.is_good and not self.tokens and not self.back
 
 
 def check(name: str, row: Row, folder: Path) -> Result:
@@ -32,7 +37,12 @@ def check(name: str, row: Row, folder: Path) -> Result:
     started = time.perf_counter()
     gguf = llmkit.convert(folder, "gguf-f32", output=gguf_of(folder)).path
     seconds = time.perf_counter() - started
-    return Result(compare_logits(model, gguf, model.config.vocab_size), compare_tokens(folder, gguf), seconds)
+    return Result(
+        compare_logits(model, gguf, model.config.vocab_size),
+        compare_tokens(folder, gguf),
+        compare_way_back(model, gguf, row),
+        seconds,
+    )
 
 
 def gguf_of(folder: Path, ours: bool = True) -> Path:

@@ -1,0 +1,53 @@
+"""The way back: the checkpoint that llmkit makes from its own file against the one that the file was made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import llmkit
+from llmkit.errors import LlmkitError
+from llmkit.formats.gguf import open_gguf
+from parities.families import Row
+
+
+def compare_way_back(model: Any, gguf: Path, row: Row) -> list[str]:
+    """What differs: of the file made from the checkpoint made from `gguf`, and of what transformers computes."""
+    folder = gguf.with_name(f"{gguf.stem}-back")
+    try:
+        llmkit.convert(gguf, "safetensors", output=folder)
+        again = llmkit.convert(folder, "gguf-f32", output=gguf.with_name(f"{gguf.stem}-again.gguf")).path
+    except LlmkitError as error:
+        return [str(error)]
+    with open_gguf(gguf) as a, open_gguf(again) as b:
+        names, keys = sorted({*a.tensors, *b.tensors}), sorted({*a.metadata, *b.metadata})
+        found = [
+            f"tensor {name}"
+            for name in names
+            if name not in a.tensors or name not in b.tensors or not np.array_equal(a.raw(name), b.raw(name))
+        ]
+        found += [
+            f"metadata {key}"
+            for key in keys
+            if not key.startswith("general.") and a.metadata.get(key) != b.metadata.get(key)
+        ]
+    again.unlink()
+    if row.rewrite is None:  # else transformers does not have the family
+        found += _compare_logits(model, folder, row)
+    return found
+
+
+def _compare_logits(model: Any, folder: Path, row: Row) -> list[str]:
+    import torch
+    import transformers
+
+    loaded = getattr(transformers, row.auto).from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
+    )
+    ids = torch.arange(3, 35)[None]
+    with torch.inference_mode():
+        before, after = (m.eval()(ids)[0] for m in (model, loaded))
+    far = float((before - after).abs().max())
+    return [] if far < 1e-4 else [f"transformers' output is {far:.1e} away"]
