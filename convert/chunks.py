@@ -11,12 +11,17 @@ from threading import Event, Lock
 import numpy as np
 from numpy.typing import NDArray
 
+from llmkit.convert.packed.views import most_read
 from llmkit.convert.plan import Computed, ConversionPlan, PlannedTensor, Stored
 from llmkit.errors import LlmkitError
+from llmkit.types import TensorInfo
 
 # Chunks of this many weights keep a thread's buffers (float32, source and output) in its share of the CPU caches,
 # and make what Python adds per chunk negligible.
 CHUNK_WEIGHTS = 256 * 1024
+
+# Bytes of scratch that unpacking takes for each weight: its code, float32 in two orders, its scale and zero point.
+_UNPACKING_BYTES = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +92,10 @@ def _runs(tensor: PlannedTensor, budget: int) -> Iterator[tuple[Stored | Compute
     rows, columns = tensor.matrix
     if not rows * columns:
         return
-    most = max(1, min(budget // _row_bytes(tensor), CHUNK_WEIGHTS // columns))
+    within_budget = max(1, budget // _row_bytes(tensor))
     part_row = 0
     for part in tensor.parts:
+        most = min(within_budget, max(1, CHUNK_WEIGHTS // columns, _worth_reading(part)))
         end = part_row + part.n_elements // columns
         together = _rows_together(tensor, part)
         for start in range(part_row, end, together):
@@ -112,6 +118,13 @@ def _rows_together(tensor: PlannedTensor, part: Stored | Computed) -> int:
     return together
 
 
+def _worth_reading(part: Stored | Computed) -> int:
+    """Rows that take no longer to read than one."""
+    if isinstance(part, Computed) or isinstance(part.tensor, TensorInfo):
+        return 1
+    return part.tensor.rows_together
+
+
 def _row_bytes(tensor: PlannedTensor) -> int:
     """Buffer bytes for one row.
 
@@ -120,8 +133,16 @@ def _row_bytes(tensor: PlannedTensor) -> int:
     """
     if not tensor.n_elements:
         return 0
-    spread = max((tensor.rows_of(part).spread for part in tensor.parts if isinstance(part, Stored)), default=1)
-    return (12 + 4 * spread) * tensor.matrix[1]
+    return max((_weight_bytes(tensor, part) for part in tensor.parts), default=0) * tensor.matrix[1]
+
+
+def _weight_bytes(tensor: PlannedTensor, part: Stored | Computed) -> int:
+    if isinstance(part, Computed):
+        return 16
+    rows = tensor.rows_of(part)
+    if isinstance(part.tensor, TensorInfo):
+        return 12 + 4 * rows.spread
+    return 16 + _UNPACKING_BYTES * most_read(part.tensor, rows)
 
 
 def run(work: Callable[[Chunk, Buffers], None], chunks: Sequence[Chunk], threads: int) -> None:

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from llmkit.convert.chunks import Buffers, Chunk, check_budget, cut, run
 from llmkit.convert.filelayout import file_paths
+from llmkit.convert.packed.reader import Inputs
 from llmkit.convert.plan import ConversionPlan
-from llmkit.convert.sources import Inputs, open_inputs, origin, read_rows, read_values, require_finite
+from llmkit.convert.sources import open_inputs, origin, read_rows, read_values, require_finite
 from llmkit.convert.verify import Verification, verify
 from llmkit.errors import NonFiniteError
 from llmkit.formats.output import OutputFile, publish_all

@@ -5,16 +5,16 @@ from __future__ import annotations
 from math import prod
 from pathlib import Path
 
-from llmkit.convert.archs import ConfigReader, excerpt, find_family
+from llmkit.convert.archs import ConfigReader, find_family
 from llmkit.convert.checkpoint import Checkpoint
 from llmkit.convert.encoding import importance_metadata, require_schemes, weigh
 from llmkit.convert.filelayout import lay_out
 from llmkit.convert.gguf_keys import architecture_metadata, rope_factors
 from llmkit.convert.matching import MatchedTensor, match_tensors
 from llmkit.convert.modelcard import general_metadata
+from llmkit.convert.packed import unpack
 from llmkit.convert.plan import ConversionPlan, PlannedTensor
 from llmkit.convert.tokenizer import tokenizer_metadata
-from llmkit.errors import UnsupportedError
 from llmkit.formats.gguf import Value, string, u32
 from llmkit.quantize.imatrix import ImportanceMatrix
 from llmkit.quantize.recipes import Choice, ModelShape, Recipe, TypeOptions, choose_types, unused_options
@@ -40,10 +40,12 @@ def plan_gguf(
     """
     options = options or TypeOptions()
     config = ConfigReader(checkpoint.folder / "config.json", checkpoint.config)
-    _refuse_quantized(config)
     family = find_family(config)
     hparams = family.read_hparams(config)
-    matched, notes = match_tensors(family, hparams, checkpoint)
+    notes: list[str] = []
+    tensors = unpack(config, checkpoint.tensors, notes)
+    matched, found = match_tensors(family, hparams, checkpoint, tensors)
+    notes += found
     model = ModelShape(
         hparams.n_layers,
         hparams.n_heads,
@@ -67,30 +69,19 @@ def plan_gguf(
     if "tokenizer.chat_template" not in metadata:
         notes.append("the checkpoint has no chat template: `llmkit chat` will need --template, `llmkit generate` works")
 
-    tensors = [*rope_factors(hparams), *(_planned(m, choices[m.name]) for m in matched)]
+    planned = [*rope_factors(hparams), *(_planned(m, choices[m.name]) for m in matched)]
     notes += unused_options(choices, options)
-    require_schemes(tensors)
+    require_schemes(planned)
     if importance is not None:
-        tensors = weigh(tensors, choices, importance, notes)
+        planned = weigh(planned, choices, importance, notes)
         metadata |= importance_metadata(importance)
     return ConversionPlan(
         source=checkpoint.folder,
         target=f"gguf-{recipe.name}",
         architecture=family.gguf_architecture,
         label=recipe.label,
-        files=lay_out(metadata, tensors, split_size=split_size),
+        files=lay_out(metadata, planned, split_size=split_size),
         notes=(*notes, *family.notes(config, hparams)),
-    )
-
-
-def _refuse_quantized(config: ConfigReader) -> None:
-    found = config.values.get("quantization_config")
-    if found is None:
-        return
-    method = found.get("quant_method", "an unknown method") if isinstance(found, dict) else found
-    raise UnsupportedError(
-        f"{config.path}: the checkpoint is quantised already ({excerpt(method)}); convert the original one, whose "
-        "weights are float32, float16 or bfloat16"
     )
 
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
+from pathlib import Path
 
 from llmkit.convert.archs import Family, HParams, Presence, Source, TensorRule, excerpt
 from llmkit.convert.checkpoint import Checkpoint
+from llmkit.convert.packed import PackedTensor
+from llmkit.convert.packed.views import shows_whole_rows
 from llmkit.convert.plan import Stored
-from llmkit.convert.transforms import View
 from llmkit.errors import FormatError, UnsupportedError
-from llmkit.types import TensorInfo
+from llmkit.types import TensorInfo, TensorType
+
+# What a family's tensors are found in: one stored tensor each, or several that are put together.
+Tensor = TensorInfo | PackedTensor
 
 # SafeTensors dtypes that hold weights llmkit reads.
 FLOAT_DTYPES = ("F32", "F16", "BF16")
@@ -34,14 +40,18 @@ class MatchedTensor:
         return self.rule.role if self.block is None else f"blk.{self.block}.{self.rule.role}"
 
 
-def match_tensors(family: Family, hparams: HParams, checkpoint: Checkpoint) -> tuple[list[MatchedTensor], list[str]]:
+def match_tensors(
+    family: Family, hparams: HParams, checkpoint: Checkpoint, tensors: Mapping[str, Tensor]
+) -> tuple[list[MatchedTensor], list[str]]:
     """Find the values of every tensor of the target, in the order the model computes; also returns notes.
+
+    tensors: those of `checkpoint`, with quantised ones put together.
 
     Raises FormatError for a tensor whose presence or shape contradicts config.json, UnsupportedError for a dtype
     that is not a float type or for tensors that no rule claims: weights are never dropped in silence.
     """
     notes: list[str] = []
-    available = _by_plain_name(family, checkpoint)
+    available = _by_plain_name(family, tensors)
     used: set[str] = set()
     matched = []
     for rule, block in expected_rules(family, hparams):
@@ -56,7 +66,7 @@ def match_tensors(family: Family, hparams: HParams, checkpoint: Checkpoint) -> t
         used.update(info.name for info in infos)
         if presence is Presence.ABSENT:
             raise FormatError(
-                infos[0].path, "is there, but config.json describes a model without it", tensor=infos[0].name
+                _path(infos[0]), "is there, but config.json describes a model without it", tensor=infos[0].name
             )
         if rule.role == "output.weight" and hparams.tied_embeddings:
             notes.append(
@@ -69,20 +79,25 @@ def match_tensors(family: Family, hparams: HParams, checkpoint: Checkpoint) -> t
     return matched, notes
 
 
-def _by_plain_name(family: Family, checkpoint: Checkpoint) -> dict[str, TensorInfo]:
+def _path(info: Tensor) -> Path:
+    """The file that a tensor is in, or the first of several."""
+    return Stored.whole(info).path
+
+
+def _by_plain_name(family: Family, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The checkpoint's tensors under the names that the rules use."""
-    available: dict[str, TensorInfo] = {}
-    for name, info in checkpoint.tensors.items():
+    available: dict[str, Tensor] = {}
+    for name, info in tensors.items():
         plain = family.plain_name(name)
         if plain in available:
-            raise FormatError(info.path, f"is there under two names, also as {available[plain].name!r}", tensor=name)
+            raise FormatError(_path(info), f"is there under two names, also as {available[plain].name!r}", tensor=name)
         available[plain] = info
     return available
 
 
 def _find(
-    rule: TensorRule, block: int | None, hparams: HParams, available: Mapping[str, TensorInfo]
-) -> tuple[Source, list[TensorInfo]] | None:
+    rule: TensorRule, block: int | None, hparams: HParams, available: Mapping[str, Tensor]
+) -> tuple[Source, list[Tensor]] | None:
     """The first source that the checkpoint has, and its tensors there."""
     for source in rule.sources:
         names = source_names(source, rule, block, hparams)
@@ -91,7 +106,7 @@ def _find(
         for name in names:
             if name not in available:
                 raise FormatError(
-                    available[names[0]].path.parent, f"missing; config.json says there are {len(names)}", tensor=name
+                    _path(available[names[0]]).parent, f"missing; config.json says there are {len(names)}", tensor=name
                 )
         return source, [available[name] for name in names]
     return None
@@ -105,31 +120,40 @@ def source_names(source: Source, rule: TensorRule, block: int | None, hparams: H
     return [pattern.replace("{e}", str(place)) for place in range(rule.shape(hparams)[0])]
 
 
-def _part(info: TensorInfo, source: Source, shape: tuple[int, ...], hparams: HParams) -> Stored:
+def _part(info: Tensor, source: Source, shape: tuple[int, ...], hparams: HParams) -> Stored:
     """The tensor as the target wants it, once its shape and dtype are what they must be."""
     target = shape[1:] if "{e}" in source.pattern else shape
     expected = source.stored(hparams) if source.stored else target
     if info.shape != expected:
         raise FormatError(
-            info.path,
+            _path(info),
             f"shape {list(info.shape)} contradicts config.json, which makes it {list(expected)}",
             tensor=info.name,
         )
-    if info.dtype not in FLOAT_DTYPES:
+    if isinstance(info, TensorInfo) and info.dtype not in FLOAT_DTYPES:
         raise UnsupportedError(
             f"{info.path}: tensor {info.name!r} has dtype {info.dtype}; weights may be {', '.join(FLOAT_DTYPES)}"
         )
-    whole = View.of(info.shape)
-    return Stored(info, source.view(hparams, whole) if source.view else whole)
+    stored = Stored.whole(info)
+    if source.view:
+        stored = Stored(info, source.view(hparams, stored.view))
+    if isinstance(info, TensorInfo) or info.type is TensorType.F32:
+        return stored
+    if not shows_whole_rows(info, stored.view.matrix(shape[-1])):
+        raise UnsupportedError(
+            f"{_path(info)}: tensor {info.name!r} is stored as {info.type.name}, and this architecture needs parts of "
+            "its rows"
+        )
+    return stored
 
 
 def _refuse_unknown(
-    family: Family, checkpoint: Checkpoint, available: Mapping[str, TensorInfo], used: set[str], notes: list[str]
+    family: Family, checkpoint: Checkpoint, available: Mapping[str, Tensor], used: set[str], notes: list[str]
 ) -> None:
     left = {plain: info for plain, info in available.items() if info.name not in used}
     others = [plain for plain in left if family.is_of_another_part(plain)]
     if others:
-        n_params = sum(left[plain].n_elements for plain in others)
+        n_params = sum(prod(left[plain].shape) for plain in others)
         notes.append(
             f"{len(others)} tensors ({n_params / 1e6:,.1f} M parameters) of the model's vision or audio part are left "
             "out: the file holds its text part"

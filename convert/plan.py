@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.convert.transforms import Map, Matrix, View
+from llmkit.convert.packed.base import PackedTensor
+from llmkit.convert.transforms import Axis, Map, Matrix, View
 from llmkit.types import BLOCK_LAYOUTS, TensorInfo, TensorType
 
 
@@ -35,20 +36,32 @@ class Computed:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Values of a SafeTensors or GGUF file: those of `tensor` that `view` shows, in its order."""
+    """Values of a checkpoint or GGUF file: those of `tensor` that `view` shows, in its order."""
 
-    tensor: TensorInfo
+    tensor: TensorInfo | PackedTensor
     view: View
 
     @staticmethod
-    def whole(tensor: TensorInfo) -> Stored:
+    def whole(tensor: TensorInfo | PackedTensor) -> Stored:
         """The tensor as it is."""
+        if isinstance(tensor, TensorInfo) and tensor.strides is not None:
+            return Stored(tensor, View(tuple(map(Axis, tensor.shape, tensor.strides))))
         return Stored(tensor, View.of(tensor.shape))
 
     @property
     def type(self) -> TensorType:
         """SafeTensors and GGUF call their types by the same names."""
-        return TensorType[self.tensor.dtype]
+        return TensorType[self.tensor.dtype] if isinstance(self.tensor, TensorInfo) else self.tensor.type
+
+    @property
+    def files(self) -> tuple[TensorInfo, ...]:
+        """What the values are read from."""
+        return (self.tensor,) if isinstance(self.tensor, TensorInfo) else self.tensor.stored
+
+    @property
+    def path(self) -> Path:
+        """The file, or the first of several."""
+        return self.files[0].path
 
     @property
     def n_elements(self) -> int:

@@ -1,4 +1,4 @@
-"""Reading the weights of a chunk: from SafeTensors and GGUF files, whatever type they are stored in.
+"""Reading the weights of a chunk: from the files of checkpoints and GGUF files, whatever type they are stored in.
 
 Files are read with `pread`: a truncated input is then an error and not a fatal signal, and mapped pages do not count as
 memory.
@@ -7,7 +7,7 @@ memory.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -16,20 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.convert.chunks import Buffers, Chunk
+from llmkit.convert.packed.reader import Inputs, Reader, read_at
+from llmkit.convert.packed.views import read_view
 from llmkit.convert.plan import Computed, PlannedTensor, Stored
 from llmkit.convert.transforms import Map, Matrix
 from llmkit.errors import FormatError, NonFiniteError
 from llmkit.quantize.schemes import scheme
 from llmkit.types import BLOCK_LAYOUTS, TensorInfo, TensorType, tensor_bytes
 
-Inputs = Mapping[Path, int]  # open files by path
-
 
 @contextmanager
 def open_inputs(tensors: Sequence[PlannedTensor]) -> Iterator[Inputs]:
     """Open every file that the tensors are read from. Raises FormatError."""
     inputs: dict[Path, int] = {}
-    paths = dict.fromkeys(part.tensor.path for t in tensors for part in t.parts if isinstance(part, Stored))
+    stored = (part for t in tensors for part in t.parts if isinstance(part, Stored))
+    paths = dict.fromkeys(file.path for part in stored for file in part.files)
     with ExitStack() as stack:
         for path in paths:
             try:
@@ -50,22 +51,25 @@ def read_rows(chunk: Chunk, inputs: Inputs, buffers: Buffers) -> NDArray[np.uint
         values = np.array(part.values[first * columns : (first + chunk.n_rows) * columns], np.float32)
         return values.view(np.uint8).reshape(chunk.n_rows, -1)
     rows = chunk.tensor.rows_of(part)
+    starts = rows.row_starts(first, chunk.n_rows)
+    if not isinstance(part.tensor, TensorInfo):
+        return read_view(part.tensor, rows, starts, Reader(inputs))
     read = _read_transposed if rows.is_transposed else _read_runs
-    return read(part, rows, rows.row_starts(first, chunk.n_rows), inputs[part.tensor.path], buffers)
+    return read(part.tensor, rows, starts, inputs[part.tensor.path], buffers)
 
 
 def _read_runs(
-    part: Stored, rows: Matrix, starts: NDArray[np.int64], descriptor: int, buffers: Buffers
+    source: TensorInfo, rows: Matrix, starts: NDArray[np.int64], descriptor: int, buffers: Buffers
 ) -> NDArray[np.uint8]:
     """Rows whose elements lie together, wherever the rows lie."""
-    source, columns, n_rows = part.tensor, rows.columns.size, len(starts)
-    layout = BLOCK_LAYOUTS[part.type]
+    columns, n_rows = rows.columns.size, len(starts)
+    layout = BLOCK_LAYOUTS[TensorType[source.dtype]]
     row_bytes = columns // layout.block_size * layout.block_bytes
     raw = buffers.get("raw", n_rows * row_bytes)
     lowest = int(starts.min())
     places = (starts - lowest) // columns
     if places.max() == n_rows - 1 and (places * columns == starts - lowest).all():  # one run, perhaps in another order
-        _read_at(descriptor, raw, source, source.offset + lowest // layout.block_size * layout.block_bytes)
+        read_at(descriptor, raw, source, source.offset + lowest // layout.block_size * layout.block_bytes)
         if (np.diff(starts) == columns).all():
             return raw.reshape(n_rows, row_bytes)
         ordered = buffers.get("ordered", raw.size).reshape(n_rows, row_bytes)
@@ -73,21 +77,21 @@ def _read_runs(
     breaks = np.flatnonzero(np.diff(starts) != columns) + 1
     for begin, end in pairwise((0, *breaks.tolist(), n_rows)):
         offset = source.offset + int(starts[begin]) // layout.block_size * layout.block_bytes
-        _read_at(descriptor, raw[begin * row_bytes : end * row_bytes], source, offset)
+        read_at(descriptor, raw[begin * row_bytes : end * row_bytes], source, offset)
     return raw.reshape(n_rows, row_bytes)
 
 
 def _read_transposed(
-    part: Stored, rows: Matrix, starts: NDArray[np.int64], descriptor: int, buffers: Buffers
+    source: TensorInfo, rows: Matrix, starts: NDArray[np.int64], descriptor: int, buffers: Buffers
 ) -> NDArray[np.uint8]:
     """Rows that are columns in the source: there, one row after the other is read as far as it is needed."""
-    source, columns, n_rows = part.tensor, rows.columns.size, len(starts)
-    item = BLOCK_LAYOUTS[part.type].block_bytes
+    columns, n_rows = rows.columns.size, len(starts)
+    item = BLOCK_LAYOUTS[TensorType[source.dtype]].block_bytes
     span = (n_rows - 1) * rows.spread + 1
     raw = buffers.get("raw", columns * span * item).reshape(columns, span * item)
     for column in range(columns):
         first = int(starts[0]) + column * rows.columns.stride
-        _read_at(descriptor, raw[column], source, source.offset + first * item)
+        read_at(descriptor, raw[column], source, source.offset + first * item)
     ordered = buffers.get("ordered", n_rows * columns * item).reshape(n_rows, columns, item)
     np.copyto(ordered, raw.reshape(columns, span, item)[:, :: rows.spread].swapaxes(0, 1))
     return ordered.reshape(n_rows, columns * item)
@@ -142,7 +146,7 @@ def read_tensor(info: TensorInfo) -> NDArray[np.float32]:
     except OSError as error:
         raise FormatError(info.path, f"cannot be read: {error.strerror}") from error
     try:
-        _read_at(descriptor, stored, info, info.offset)
+        read_at(descriptor, stored, info, info.offset)
     finally:
         os.close(descriptor)
     columns = info.shape[-1] if info.shape else 1
@@ -166,28 +170,17 @@ def require_finite(values: NDArray[np.float32], chunk: Chunk) -> None:
 def origin(tensor: PlannedTensor, part: Stored | Computed) -> str:
     """Where a part of a tensor comes from, for messages."""
     if isinstance(part, Stored):
-        return f"{part.tensor.path}: tensor {part.tensor.name!r}"
+        return f"{part.path}: tensor {part.tensor.name!r}"
     return f"tensor {tensor.name!r}"
 
 
 def _place(chunk: Chunk, row: int, column: int) -> str:
     """The place of a value in the source's tensor, given its place in the chunk."""
-    if not isinstance(chunk.part, Stored):
+    if not isinstance(chunk.part, Stored) or (
+        isinstance(chunk.part.tensor, TensorInfo) and chunk.part.tensor.strides is not None
+    ):
         return ""
     rows = chunk.tensor.rows_of(chunk.part)
     start = int(rows.row_starts(chunk.first_row - chunk.part_row + row, 1)[0])
     place = np.unravel_index(start + column * rows.columns.stride, chunk.part.tensor.shape)
     return f" at {[int(index) for index in place]}"
-
-
-def _read_at(descriptor: int, buffer: NDArray[np.uint8], source: TensorInfo, offset: int) -> None:
-    view = buffer.data
-    while view:
-        try:
-            n = os.preadv(descriptor, [view], offset)
-        except OSError as error:
-            raise FormatError(source.path, f"cannot be read: {error.strerror}", tensor=source.name) from error
-        if n == 0:
-            raise FormatError(source.path, f"ends {len(view):,} bytes too early; it has changed", tensor=source.name)
-        view = view[n:]
-        offset += n

@@ -16,8 +16,9 @@ from typing import Final
 import numpy as np
 
 from llmkit.convert.chunks import Buffers, Chunk, cut, run
+from llmkit.convert.packed.reader import Inputs
 from llmkit.convert.plan import ConversionPlan, PlannedTensor
-from llmkit.convert.sources import Inputs, decode_rows, read_rows, read_values
+from llmkit.convert.sources import decode_rows, read_rows, read_values
 from llmkit.errors import VerificationError
 from llmkit.formats.output import OutputFile
 from llmkit.protocols import Progress

@@ -115,7 +115,8 @@ class TensorInfo:
 
     `dtype` is the container's own name: a SafeTensors dtype ("BF16", "F32", "I64") or a GGUF type
     ("Q4_K"). `shape` has the slowest dimension first (NumPy and Hugging Face order). `offset` counts
-    bytes from the start of the file.
+    bytes from the start of the file. `strides`, in elements, are set where these do not lie in their natural order,
+    as in a transposed tensor of PyTorch; `nbytes` are then still those of its elements.
     """
 
     name: str
@@ -124,6 +125,7 @@ class TensorInfo:
     path: Path
     offset: int
     nbytes: int
+    strides: tuple[int, ...] | None = None
 
     @property
     def n_elements(self) -> int:

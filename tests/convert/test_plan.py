@@ -186,10 +186,10 @@ REFUSED: dict[str, tuple[TinyLlama, type[Exception], list[str]]] = {
         UnsupportedError,
         ["'GemmaForCausalLM' is not known to llmkit; known: LlamaForCausalLM"],
     ),
-    "quantised already": (
-        TinyLlama(config={"quantization_config": {"quant_method": "gptq", "bits": 4}}),
+    "quantised by an unknown method": (
+        TinyLlama(config={"quantization_config": {"quant_method": "aqlm"}}),
         UnsupportedError,
-        ["config.json", "quantised already", "'gptq'", "original"],
+        ["config.json", "quantised by 'aqlm'", "known: awq, ", "original"],
     ),
     "biases that config.json denies": (
         TinyLlama(bias=True, config={"attention_bias": False}),
