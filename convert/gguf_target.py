@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from llmkit.convert.checkpoint import Checkpoint
 from llmkit.convert.encoding import importance_metadata, require_schemes, weigh
 from llmkit.convert.filelayout import lay_out
 from llmkit.convert.gguf_keys import architecture_metadata, rope_factors
+from llmkit.convert.lora.adapter import Adapter
+from llmkit.convert.lora.merge import merge
 from llmkit.convert.matching import MatchedTensor, match_tensors
 from llmkit.convert.modelcard import general_metadata
 from llmkit.convert.packed import unpack
@@ -32,9 +35,11 @@ def plan_gguf(
     split_size: int | None = None,
     model_id: str | None = None,
     tokenizer_pre: str | None = None,
+    adapters: Sequence[Adapter] = (),
 ) -> ConversionPlan:
     """Plan the conversion of `checkpoint` to a GGUF file by `recipe`; reads no weight.
 
+    adapters: are added to the weights.
     importance: weighs the errors of the columns of the tensors that it has data for.
     split_size: bytes of tensor data that a file may hold, if the model is to be split; see `lay_out`.
     """
@@ -43,7 +48,7 @@ def plan_gguf(
     family = find_family(config)
     hparams = family.read_hparams(config)
     notes: list[str] = []
-    tensors = unpack(config, checkpoint.tensors, notes)
+    tensors = merge(unpack(config, checkpoint.tensors, notes), adapters, notes)
     matched, found = match_tensors(family, hparams, checkpoint, tensors)
     notes += found
     model = ModelShape(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmkit.arguments import CheckpointTarget, output_path, parse_bytes, parse_recipe, parse_target
+from llmkit.arguments import AdapterTarget, CheckpointTarget, output_path, parse_bytes, parse_recipe, parse_target
 from llmkit.conversion import (
     DEFAULT_MEMORY,
     ConversionResult,
@@ -45,6 +45,8 @@ def convert(
     memory: int | str = DEFAULT_MEMORY,
     allow_nonfinite: bool = False,
     tokenizer_pre: str | None = None,
+    lora: Sequence[str] = (),
+    base: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> ConversionResult:
     """Convert a checkpoint to a GGUF file, quantised on the way, or a GGUF file back to a checkpoint.
@@ -52,7 +54,8 @@ def convert(
     model: a folder, `org/name[@revision]` or a word, as on the command line, or what `llmkit.models.resolve` returned;
         a GGUF file for the way back.
     to: `gguf-<type>`, such as gguf-q4_k_m; `llmkit.quantize.recipes.RECIPES` lists the types. Or `safetensors`, with
-        `-f32`, `-f16` or `-bf16` if not the type that suits the file: a folder that transformers loads.
+        `-f32`, `-f16` or `-bf16` if not the type that suits the file: a folder that transformers loads. Or `gguf-lora`,
+        of the folder of a LoRA adapter.
     output: the file to write, or a folder for it; by default `<model name>-<TYPE>.gguf` in the current folder. Of a
         checkpoint the folder, by default `<model name>`.
     imatrix: an importance matrix, in either of llama.cpp's forms.
@@ -67,11 +70,14 @@ def convert(
     memory: bound on the buffers of all threads, in bytes or as "512MiB", "2GB".
     allow_nonfinite: convert NaN and infinite weights too instead of raising NonFiniteError.
     tokenizer_pre: llama.cpp's name of the pre-tokenizer, where it cannot be told from tokenizer.json.
+    lora: folders of LoRA adapters, as PEFT saves them, that are added to the weights; `PATH:SCALE` for a part of one.
+    base: of an adapter that is converted (`to` is gguf-lora), the model it is for, if not the one it names.
 
     Raises a subclass of LlmkitError; nothing lies at the output's final name then.
     """
     from llmkit.convert.checkpoint import open_checkpoint
     from llmkit.convert.gguf_target import default_output, plan_gguf
+    from llmkit.convert.lora.adapter import parse_lora, read_adapter
     from llmkit.models import ResolvedModel, resolve
     from llmkit.quantize.recipes import TypeOptions
 
@@ -79,11 +85,16 @@ def convert(
     recipe = parse_target(to)
     options = type_options(pure, tensor_types, output_type, token_embedding_type, fallback)
     how = execution(dry_run, overwrite, threads, memory, allow_nonfinite, verify, progress)
-    if isinstance(recipe, CheckpointTarget):
-        if options != TypeOptions() or imatrix is not None or tokenizer_pre is not None:
-            raise UnsupportedError(f"{to} takes no options for quantisation: all its tensors are floats of one type")
+    if isinstance(recipe, CheckpointTarget | AdapterTarget):
+        if options != TypeOptions() or imatrix is not None or tokenizer_pre is not None or lora:
+            raise UnsupportedError(f"{to} takes no options for quantisation, tokenizers or adapters")
+        if isinstance(recipe, AdapterTarget):
+            return _convert_adapter(os.fspath(model), base, output, how, started)
         return _restore(model, recipe, output, split_size, how, started)
+    if base is not None:
+        raise UnsupportedError("base belongs to gguf-lora; adapters are merged with lora")
     importance, part_bytes = importance_from(imatrix), None if split_size is None else parse_bytes(split_size)
+    adapters = [read_adapter(*parse_lora(text)) for text in lora]
     resolved = (
         model if isinstance(model, ResolvedModel) else resolve(os.fspath(model), want="checkpoint", progress=progress)
     )
@@ -97,9 +108,38 @@ def convert(
         split_size=part_bytes,
         model_id=resolved.repo,
         tokenizer_pre=tokenizer_pre,
+        adapters=adapters,
     )
-    inputs = [file for file in resolved.path.iterdir() if file.suffix != ".gguf"]  # those may be earlier results
+    folders = [resolved.path, *(adapter.folder for adapter in adapters)]
+    # GGUF files there may be earlier results.
+    inputs = [file for folder in folders for file in folder.iterdir() if file.suffix != ".gguf"]
     return carry_out(plan, path, [*inputs, *_files_of(importance)], how, started)
+
+
+def _convert_adapter(
+    model: str,
+    base: str | os.PathLike[str] | None,
+    output: str | os.PathLike[str] | None,
+    how: Execution,
+    started: float,
+) -> ConversionResult:
+    """A LoRA adapter to GGUF."""
+    from llmkit.convert.archs import ConfigReader
+    from llmkit.convert.lora.adapter import read_adapter
+    from llmkit.convert.lora.target import plan_adapter
+    from llmkit.formats.files import user_path
+    from llmkit.formats.strictjson import read_json_object
+    from llmkit.models import resolve
+
+    folder = user_path(model)
+    adapter = read_adapter(folder)
+    wanted = adapter.base if base is None else os.fspath(base)
+    if wanted is None:
+        raise UnsupportedError(f"{folder}: does not say which model it is for; name it with --base (base)")
+    config = resolve(wanted, want="checkpoint", download=False).path / "config.json"
+    name = folder.resolve().name
+    plan = plan_adapter(adapter, ConfigReader(config, read_json_object(config)), name)
+    return carry_out(plan, output_path(output, Path(f"{name}-LoRA.gguf")), folder.iterdir(), how, started)
 
 
 def _restore(

@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from llmkit.errors import LlmkitError, OutputError, UnsupportedError
 
@@ -24,18 +24,30 @@ class CheckpointTarget:
     type: TensorType | None
 
 
-def parse_target(target: str) -> Recipe | CheckpointTarget:
-    """What `gguf-<type>` or `safetensors[-<type>]` means; raises UnsupportedError listing what there is."""
+@dataclass(frozen=True, slots=True)
+class AdapterTarget:
+    """A LoRA adapter in GGUF."""
+
+
+Target: TypeAlias = "Recipe | AdapterTarget | CheckpointTarget"
+
+
+def parse_target(target: str) -> Target:
+    """What `gguf-<type>`, `gguf-lora` or `safetensors[-<type>]` means; UnsupportedError lists what there is."""
     from llmkit.quantize.recipes import RECIPES, SHORT_NAMES, find_recipe
     from llmkit.types import TensorType
 
     container, _, type = target.lower().partition("-")
+    if container == "gguf" and type == "lora":
+        return AdapterTarget()
     if container == "gguf" and type:
         return find_recipe(type)
     if container == "safetensors" and type in ("", "f32", "f16", "bf16"):
         return CheckpointTarget(TensorType[type.upper()] if type else None)
     targets = [f"gguf-{name}" for name in [*SHORT_NAMES, *RECIPES]]
-    known = ", ".join([*targets, "safetensors", *(f"safetensors-{name}" for name in ("f32", "f16", "bf16"))])
+    known = ", ".join(
+        [*targets, "gguf-lora", "safetensors", *(f"safetensors-{name}" for name in ("f32", "f16", "bf16"))]
+    )
     raise UnsupportedError(f"unknown target {target!r}; known: {known}")
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import click
 
 from llmkit.api import convert as run_conversion
-from llmkit.arguments import CheckpointTarget, parse_target
+from llmkit.arguments import AdapterTarget, CheckpointTarget, Target, parse_target
 from llmkit.commands._conversion import TYPES, checked, conversion_options, print_result
-from llmkit.models import resolve
+from llmkit.models import ResolvedModel, resolve
 from llmkit.progress import for_stderr, say
+from llmkit.protocols import Progress
 
 
 @click.command()
@@ -22,10 +23,17 @@ from llmkit.progress import for_stderr, say
     metavar="TARGET",
     callback=checked(parse_target),
     help=f"gguf-<type>: {TYPES}; gguf-q4, -q5, -q8 mean q4_k_m, q5_k_m, q8_0. "
-    "safetensors[-f32|-f16|-bf16]: a checkpoint folder, from a GGUF file.",
+    "safetensors[-f32|-f16|-bf16]: a checkpoint folder, from a GGUF file. gguf-lora: from a LoRA adapter's folder.",
 )
 @conversion_options
 @click.option("--tokenizer-pre", metavar="NAME", help="llama.cpp's pre-tokenizer, if it cannot be recognised.")
+@click.option(
+    "--lora",
+    multiple=True,
+    metavar="PATH[:SCALE]",
+    help="LoRA adapter, as PEFT saves it, to be added to the weights; may be given several times.",
+)
+@click.option("--base", metavar="MODEL", help="For gguf-lora: the model that the adapter is for, if not what it names.")
 @click.pass_context
 def convert(ctx: click.Context, /, model: str, target: str, as_json: bool, verbose: bool, **options: Any) -> None:
     """Convert MODEL, straight from its SafeTensors files, to a GGUF file of the given type, or back.
@@ -36,9 +44,17 @@ def convert(ctx: click.Context, /, model: str, target: str, as_json: bool, verbo
     """
     quiet = ctx.obj["quiet"]
     progress = for_stderr(quiet)
-    back = isinstance(parse_target(target), CheckpointTarget)
+    found = _resolve(model, parse_target(target), quiet, progress)
+    result = run_conversion(found, target, progress=progress, **options)
+    print_result(result, quiet=quiet, verbose=verbose, as_json=as_json)
+
+
+def _resolve(model: str, target: Target, quiet: bool, progress: Progress) -> str | ResolvedModel:
+    """What MODEL names, of the kind that the target is made of."""
+    if isinstance(target, AdapterTarget):
+        return model
+    back = isinstance(target, CheckpointTarget)
     resolved = resolve(model, want="gguf" if back else "checkpoint", download=not back, progress=progress)
     if resolved.note and not quiet:
         say(f"note: {resolved.note}")
-    result = run_conversion(resolved, target, progress=progress, **options)
-    print_result(result, quiet=quiet, verbose=verbose, as_json=as_json)
+    return resolved
