@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from llmkit.convert.archs import Experts, HParams, Rope, excerpt
+from llmkit.convert.gguf_yarn import yarn_keys
 from llmkit.convert.plan import Computed, PlannedTensor
 from llmkit.errors import FormatError, UnsupportedError
 from llmkit.formats.gguf import Value, ValueType, array, boolean, f32, string, u32
@@ -19,6 +20,26 @@ from llmkit.types import TensorType, tensor_bytes
 
 # The numbers by which files name how a router's outputs become weights (llama.cpp, src/llama-hparams.h).
 GATING: Final = {"softmax": 1, "sigmoid": 2}
+
+# Architectures whose graph divides the rotary frequencies by rope_freqs.weight; others do not load a file that has it.
+_DIVIDE_FREQUENCIES: Final = (
+    "apertus",
+    "arcee",
+    "deci",
+    "exaone",
+    "exaone-moe",
+    "exaone4",
+    "granite",
+    "granite_swa",
+    "granitehybrid",
+    "granitemoe",
+    "llama",
+    "llama-embed",
+    "llama4",
+    "minicpm",
+    "mistral3",
+    "nanbeige",
+)
 
 # Field of the hyper-parameters -> key and type; fields that are None are left out.
 KEYS: Final[dict[str, tuple[str, Callable[[Any], Value]]]] = {
@@ -66,7 +87,7 @@ def architecture_metadata(arch: str, h: HParams, notes: list[str]) -> dict[str, 
             "rope.freq_base": f32(h.rope.theta),
             "rope.dimension_count": u32(h.rope.n_rotated(h.head_dim)),
         }
-        found |= _scaling(h.rope, h, notes)
+        found |= _scaling(arch, h.rope, h, notes)
     return {f"{arch}.{key}": value for key, value in {**found, **h.extra}.items()}
 
 
@@ -75,20 +96,18 @@ def _stated(record: HParams | Experts, keys: dict[str, tuple[str, Callable[[Any]
     return {key: make(value) for key, make, value in values if value is not None}
 
 
-def _scaling(rope: Rope, h: HParams, notes: list[str]) -> dict[str, Value]:
+def _scaling(arch: str, rope: Rope, h: HParams, notes: list[str]) -> dict[str, Value]:
     """Linear and YaRN scaling are keys; llama3's factors are a tensor; what the graph lacks is noted or refused."""
-    if rope.scaling in ("default", "llama3"):
+    if rope.scaling == "default":
+        return {}
+    if rope.scaling == "llama3":
+        if arch not in _DIVIDE_FREQUENCIES:
+            raise UnsupportedError(f"{rope.path}: rope_type 'llama3', which llama.cpp does not compute for {arch}")
         return {}
     if rope.scaling == "linear":
         return {"rope.scaling.type": string("linear"), "rope.scaling.factor": f32(rope.number("factor"))}
     if rope.scaling == "yarn":
-        _require_yarn_defaults(rope)
-        original = int(rope.number("original_max_position_embeddings", h.n_context))
-        return {
-            "rope.scaling.type": string("yarn"),
-            "rope.scaling.factor": f32(rope.number("factor")),
-            "rope.scaling.original_context_length": u32(original),
-        }
+        return yarn_keys(arch, rope, h.n_context, notes)
     if rope.scaling == "dynamic":
         notes.append(
             "rope scaling 'dynamic' is left out, which llama.cpp does not compute: "
@@ -99,30 +118,6 @@ def _scaling(rope: Rope, h: HParams, notes: list[str]) -> dict[str, Value]:
         f"{rope.path}: rope_type {excerpt(rope.scaling)} is not known for this architecture; "
         "known: default, linear, dynamic, llama3, yarn"
     )
-
-
-def _require_yarn_defaults(rope: Rope) -> None:
-    """llama.cpp's `llama` graph computes YaRN with these values, whatever the file says."""
-    factor = rope.number("factor")
-    usual = {
-        "beta_fast": 32.0,
-        "beta_slow": 1.0,
-        "attention_factor": 0.1 * math.log(factor) + 1.0,
-        "extrapolation_factor": 1.0,
-    }
-    for key, value in usual.items():
-        if not math.isclose(rope.number(key, value), value, rel_tol=1e-4):
-            raise UnsupportedError(
-                f"{rope.path}: rope scaling 'yarn' with {key} {excerpt(rope.parameters[key])}; llama.cpp computes "
-                f"this architecture with {value:g} only"
-            )
-    for key in ("mscale", "mscale_all_dim"):
-        if rope.parameters.get(key):
-            raise UnsupportedError(
-                f"{rope.path}: rope scaling 'yarn' with {key}, which llama.cpp does not compute here"
-            )
-    if rope.parameters.get("truncate") is False:
-        raise UnsupportedError(f"{rope.path}: rope scaling 'yarn' with truncate false; llama.cpp truncates")
 
 
 def rope_factors(h: HParams) -> list[PlannedTensor]:

@@ -75,7 +75,9 @@ def match_tensors(
         shape = rule.shape(hparams)
         parts = tuple(_part(info, source, shape, hparams) for info in infos)
         matched.append(MatchedTensor(rule, block, shape, parts))
-    _refuse_unknown(family, checkpoint, available, used, notes)
+    left = {plain: info for plain, info in available.items() if info.name not in used}
+    left = _without_further_layers(family, hparams, left, notes)
+    _refuse_unknown(family, checkpoint, left, notes)
     return matched, notes
 
 
@@ -147,10 +149,22 @@ def _part(info: Tensor, source: Source, shape: tuple[int, ...], hparams: HParams
     return stored
 
 
-def _refuse_unknown(
-    family: Family, checkpoint: Checkpoint, available: Mapping[str, Tensor], used: set[str], notes: list[str]
-) -> None:
-    left = {plain: info for plain, info in available.items() if info.name not in used}
+def _without_further_layers(
+    family: Family, hparams: HParams, left: Mapping[str, Tensor], notes: list[str]
+) -> dict[str, Tensor]:
+    """Leaves out the layers that predict further tokens, with a note."""
+    n_layers = hparams.n_layers
+    further = {plain: info for plain, info in left.items() if family.is_of_further_layer(plain, n_layers)}
+    if further:
+        n_params = sum(prod(info.shape) for info in further.values())
+        notes.append(
+            f"{len(further)} tensors ({n_params / 1e6:,.1f} M parameters) of layers beyond num_hidden_layers "
+            f"{n_layers} are left out: they predict further tokens, for speculative decoding"
+        )
+    return {plain: info for plain, info in left.items() if plain not in further}
+
+
+def _refuse_unknown(family: Family, checkpoint: Checkpoint, left: Mapping[str, Tensor], notes: list[str]) -> None:
     others = [plain for plain in left if family.is_of_another_part(plain)]
     if others:
         n_params = sum(prod(left[plain].shape) for plain in others)

@@ -20,6 +20,8 @@ LLAMA3 = {
 }
 MISTRAL: dict[str, Any] = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None}
 
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+
 CASES = {
     "llama 2: no grouping": TinyLlama(n_kv_heads=4),
     "llama 3: grouped, other base": TinyLlama(config={"rope_theta": 500000.0}),
@@ -28,9 +30,9 @@ CASES = {
         tied=True, config={"rope_theta": ..., "rope_parameters": {"rope_theta": 500000.0, **LLAMA3}}
     ),
     "linear scaling": TinyLlama(config={"rope_scaling": {"type": "linear", "factor": 4.0}}),
-    "yarn scaling": TinyLlama(
-        config={"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}}
-    ),
+    "yarn scaling": TinyLlama(config={"rope_scaling": YARN}),
+    "yarn scaling, attention factor": TinyLlama(config={"rope_scaling": {**YARN, "attention_factor": 1.5}}),
+    "yarn scaling, mscale": TinyLlama(config={"rope_scaling": {**YARN, "mscale": 1.0, "mscale_all_dim": 0.5}}),
     "biases everywhere": TinyLlama(bias=True),
     "heads wider than hidden / heads": TinyLlama(n_heads=8, n_kv_heads=2, head_width=64, config={"head_dim": 64}),
     "mistral": TinyLlama(config=MISTRAL),

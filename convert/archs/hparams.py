@@ -29,6 +29,27 @@ class Experts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LatentAttention:
+    """Multi-head latent attention: all heads' keys and values come from `kv_rank` latent numbers a token.
+
+    Likewise the queries from `q_rank`, or straight from the residual stream if it is None. Of each head's keys
+    `n_plain` numbers are its own and without position; `n_rotated` carry the position and are the same for all heads.
+    A head's values are `n_values` wide.
+    """
+
+    q_rank: int | None
+    kv_rank: int
+    n_plain: int
+    n_rotated: int
+    n_values: int
+
+    @property
+    def n_keys(self) -> int:
+        """Width of one head's queries and keys."""
+        return self.n_plain + self.n_rotated
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HParams:
     """Hyper-parameters of a model, in numbers of weights, heads, tokens. None stands for what it does not have.
 
@@ -52,6 +73,7 @@ class HParams:
     attention_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
+    latent: LatentAttention | None = None
     experts: Experts | None = None
     sliding_window: int | None = None
     sliding_layers: tuple[bool, ...] | None = None

@@ -94,8 +94,10 @@ class Family:
     `unused` are regular expressions of checkpoint tensors that inference does not need. `prefixes` are what names of
     tensors may begin with beside what the rules say: (there, here). `notes` says in words what the conversion cannot
     carry over for a given config. `text_config` is the key under which the config of a multimodal model has that of
-    its text part; the tensors of its other parts match `other_parts`. `write_config` is `read_hparams` backwards: the
-    entries of config.json, without those that all families have in common (see `llmkit.convert.restore`).
+    its text part; the tensors of its other parts match `other_parts`. `further_layers` is a regular expression of the
+    tensors of layers, whose group is the layer's number: layers beyond those of the model predict further tokens.
+    `write_config` is `read_hparams` backwards: the entries of config.json, without those that all families have in
+    common (see `llmkit.convert.restore`).
     """
 
     model_type: str
@@ -109,6 +111,7 @@ class Family:
     text_config: str | None = None
     other_parts: tuple[str, ...] = ()
     write_config: Callable[[HParams], dict[str, Any]] | None = None
+    further_layers: str | None = None
 
     def is_unused(self, name: str) -> bool:
         """Whether inference does without the checkpoint tensor `name`."""
@@ -117,6 +120,11 @@ class Family:
     def is_of_another_part(self, name: str) -> bool:
         """Whether the checkpoint tensor `name` belongs to the vision or audio part of a multimodal model."""
         return any(re.fullmatch(pattern, name) for pattern in self.other_parts)
+
+    def is_of_further_layer(self, name: str, n_layers: int) -> bool:
+        """Whether the checkpoint tensor `name` belongs to a layer beyond the model's `n_layers`."""
+        found = re.fullmatch(self.further_layers, name) if self.further_layers is not None else None
+        return found is not None and int(found[1]) >= n_layers
 
     def plain_name(self, name: str) -> str:
         """A checkpoint's name for a tensor as the rules have it."""

@@ -2,6 +2,7 @@
 
 checking   one family from its row to a verdict
 families   the table: one row a family
+rewrites   checkpoints as published, of what transformers saves
 tiny       makes the model of a row
 logits     runs it in transformers and in llama.cpp
 tokens     compares tokens

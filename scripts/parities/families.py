@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from parities.rewrites import deepseek_published, fused_experts
+
 # Sizes of every model, under the names that most config classes have.
 SIZES: Final[dict[str, Any]] = {
     "hidden_size": 64,
@@ -43,7 +45,75 @@ class Row:
     rewrite: Callable[[Tensors, dict[str, Any]], tuple[Tensors, dict[str, Any]]] | None = None
 
 
+# Latent attention and experts as both versions of DeepSeek have them, small.
+DEEPSEEK: Final[dict[str, Any]] = {
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 32,
+    "q_lora_rank": 24,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+    "n_routed_experts": 8,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 32,
+    "first_k_dense_replace": 1,
+}
+
+
+def _deepseek_yarn(**more: float) -> dict[str, Any]:
+    return {
+        "rope_type": "yarn",
+        "rope_theta": 10000.0,
+        "factor": 40.0,
+        "original_max_position_embeddings": 32,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        **more,
+    }
+
+
 FAMILIES: Final[dict[str, Row]] = {
+    "deepseek_v2": Row(
+        "DeepseekV2Config",
+        {
+            **DEEPSEEK,
+            "routed_scaling_factor": 1.5,
+            "topk_method": "greedy",
+            "scoring_func": "softmax",
+            "rope_parameters": _deepseek_yarn(mscale=0.707, mscale_all_dim=0.707),
+        },
+    ),
+    "deepseek_v2, lite": Row(
+        "DeepseekV2Config", {**DEEPSEEK, "q_lora_rank": None, "rope_parameters": _deepseek_yarn()}
+    ),
+    "deepseek_v3": Row(
+        "DeepseekV3Config",
+        {
+            **DEEPSEEK,
+            "n_shared_experts": 1,
+            "n_group": 4,
+            "topk_group": 2,
+            "num_experts_per_tok": 2,
+            "routed_scaling_factor": 2.5,
+            "scoring_func": "sigmoid",
+            "topk_method": "noaux_tc",
+            "rope_parameters": _deepseek_yarn(mscale=1.0, mscale_all_dim=1.0),
+        },
+        rewrite=deepseek_published,
+    ),
+    "deepseek_v3, other mscale": Row(
+        "DeepseekV3Config",
+        {
+            **DEEPSEEK,
+            "n_group": 1,
+            "topk_group": 1,
+            "norm_topk_prob": False,
+            "rope_parameters": _deepseek_yarn(mscale=1.0, mscale_all_dim=0.5),
+        },
+        rewrite=fused_experts,
+    ),
     "llama": Row("LlamaConfig"),
     "llama, llama3 scaling": Row(
         "LlamaConfig",

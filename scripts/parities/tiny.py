@@ -43,8 +43,9 @@ def _randomise(model: Any, name: str, spread: float) -> None:
     """Weights by which every part of the model shows in the logits."""
     import torch
 
+    routers = ((key, buffer) for key, buffer in model.named_buffers() if key.endswith("e_score_correction_bias"))
     with torch.no_grad():
-        for key, parameter in model.named_parameters():
+        for key, parameter in (*model.named_parameters(), *routers):
             random = np.random.default_rng(crc32(f"{name} {key}".encode()))
             noise = torch.from_numpy(random.standard_normal(tuple(parameter.shape), np.float32))
             if parameter.dim() < 2 or key.endswith(_MEANINGFUL):

@@ -1,0 +1,126 @@
+"""YaRN in GGUF keys, so that llama.cpp computes what transformers does (`_compute_yarn_parameters`).
+
+YaRN slows long wavelengths down by `factor`, keeps short ones and blends those between, a range that two betas give;
+and it multiplies the rotated queries and keys by an attention factor. llama.cpp's loader reads the factor and the
+trained context for every architecture (src/llama-model.cpp), the betas for few. Its context (src/llama-context.cpp)
+computes the attention factor from them and multiplies it by `rope.scaling.attn_factor`, again for every architecture.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from llmkit.convert.archs import Rope, excerpt
+from llmkit.errors import FormatError, UnsupportedError
+from llmkit.formats.gguf import Value, f32, string, u32
+
+# Architectures that read the betas (their load_arch_hparams); all others compute with these.
+_READ_BETAS: Final = ("mistral3",)
+_BETAS: Final = {"beta_fast": 32.0, "beta_slow": 1.0}
+
+# Architectures that read yarn_log_multiplier, `m` below: with it the context takes 1 + 0.1 ln(factor) for the attention
+# factor's numerator and 1 + 0.1 m ln(factor) for its denominator.
+_READ_MULTIPLIER: Final = ("mistral3",)
+
+# Its context takes the denominator for the numerator too, and its graph scales attention by the square of
+# attn_factor (1 + 0.1 m ln(factor)); the file holds m / 10.
+_LATENT: Final = ("deepseek2",)
+
+
+# Beyond this, factors of attention are a slip of the pen.
+_LARGEST: Final = 1000.0
+
+
+def yarn_keys(architecture: str, rope: Rope, n_context: int, notes: list[str]) -> dict[str, Value]:
+    """The keys, without the architecture in front; adds to `notes` what differs little.
+
+    Raises FormatError for settings that make no sense, UnsupportedError for what this architecture's graph does not
+    compute.
+    """
+    original = rope.number("original_max_position_embeddings", n_context)
+    factor = rope.number("factor", n_context / original)
+    if factor < 1 or not 1 <= original < 2**31:
+        raise FormatError(
+            rope.path,
+            f"rope scaling 'yarn': factor {factor:g} and original_max_position_embeddings {original:g} must be at "
+            "least 1",
+        )
+    _refuse_what_is_not_computed(architecture, rope)
+    if rope.parameters.get("truncate") is False:
+        notes.append(
+            "rope scaling 'yarn' with truncate false: llama.cpp rounds the ends of the range of blended wavelengths to "
+            "whole dimensions"
+        )
+    keys = {
+        "rope.scaling.type": string("yarn"),
+        "rope.scaling.factor": f32(factor),
+        "rope.scaling.original_context_length": u32(int(original)),
+    }
+    for name in _BETAS:
+        if rope.parameters.get(name) is not None:
+            keys[f"rope.scaling.yarn_{name}"] = f32(rope.number(name))
+    if architecture in _LATENT:
+        return keys | _latent_factors(rope, factor)
+    computed = _growth(factor, 1.0)
+    if architecture in _READ_MULTIPLIER and rope.parameters.get("mscale_all_dim"):
+        multiplier = _bounded(rope, "mscale_all_dim")
+        keys["rope.scaling.yarn_log_multiplier"] = f32(multiplier)
+        computed /= _growth(factor, multiplier)
+    return keys | _attention_factor(_attention(rope, factor) / computed)
+
+
+def _attention(rope: Rope, factor: float) -> float:
+    """What multiplies the rotated queries and keys."""
+    if rope.parameters.get("attention_factor") is not None:
+        return _bounded(rope, "attention_factor")
+    if rope.parameters.get("mscale") and rope.parameters.get("mscale_all_dim"):
+        return _growth(factor, _bounded(rope, "mscale")) / _growth(factor, _bounded(rope, "mscale_all_dim"))
+    return _growth(factor, 1.0)
+
+
+def _bounded(rope: Rope, key: str) -> float:
+    value = rope.number(key)
+    if not 1 / _LARGEST <= value <= _LARGEST:
+        raise FormatError(
+            rope.path, f"rope scaling 'yarn': {key} {value:g} must be between {1 / _LARGEST:g} and {_LARGEST:g}"
+        )
+    return value
+
+
+def _growth(factor: float, multiplier: float) -> float:
+    """By how much attention is sharpened for a context that is `factor` times as long."""
+    return 1.0 + 0.1 * multiplier * math.log(factor)
+
+
+def _latent_factors(rope: Rope, factor: float) -> dict[str, Value]:
+    """The keys of a graph of latent attention, which also scales attention by the square of mscale_all_dim's growth.
+
+    With r for attn_factor and m not 0, llama.cpp multiplies what is rotated by r and scales attention by the square of
+    r (1 + 0.1 m ln(factor)): m follows from what both must be. With m 0 both are r (1 + 0.1 ln(factor)).
+    """
+    rotated = _attention(rope, factor)
+    scaled = _growth(factor, _bounded(rope, "mscale_all_dim")) if rope.parameters.get("mscale_all_dim") else 1.0
+    if math.isclose(rotated, scaled, rel_tol=1e-6):
+        return _attention_factor(rotated / _growth(factor, 1.0))
+    if factor == 1:
+        raise UnsupportedError(f"{rope.path}: rope scaling 'yarn' with factor 1 and attention_factor {rotated:g}")
+    multiplier = (scaled / rotated - 1.0) / (0.1 * math.log(factor))
+    return {"rope.scaling.yarn_log_multiplier": f32(0.1 * multiplier), **_attention_factor(rotated)}
+
+
+def _attention_factor(value: float) -> dict[str, Value]:
+    return {} if math.isclose(value, 1.0, rel_tol=1e-6) else {"rope.scaling.attn_factor": f32(value)}
+
+
+def _refuse_what_is_not_computed(architecture: str, rope: Rope) -> None:
+    # The first YaRN models' own code knows these; transformers does not.
+    fixed = {"extrapolation_factor": 1.0, "attn_factor": 1.0}
+    if architecture not in _READ_BETAS:
+        fixed |= _BETAS
+    for name, value in fixed.items():
+        if not math.isclose(rope.number(name, value), value, rel_tol=1e-4):
+            raise UnsupportedError(
+                f"{rope.path}: rope scaling 'yarn' with {name} {excerpt(rope.parameters[name])}; llama.cpp computes "
+                f"this architecture with {value:g} only"
+            )
