@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
-from llmkit.convert.archs import deepseek_v2, deepseek_v3, llama, mistral
+from llmkit.convert.archs import deepseek_v2, deepseek_v3, exaone, exaone4, internlm2, llama, minicpm, minicpm3, mistral
 from llmkit.convert.archs.config import ConfigReader, excerpt
 from llmkit.convert.archs.hparams import Experts, HParams
 from llmkit.convert.archs.rope import Rope
@@ -25,7 +25,17 @@ __all__ = [
     "find_family",
 ]
 
-FAMILIES: tuple[Family, ...] = (deepseek_v2.FAMILY, deepseek_v3.FAMILY, llama.FAMILY, mistral.FAMILY)
+FAMILIES: tuple[Family, ...] = (
+    deepseek_v2.FAMILY,
+    deepseek_v3.FAMILY,
+    exaone.FAMILY,
+    exaone4.FAMILY,
+    internlm2.FAMILY,
+    llama.FAMILY,
+    minicpm.FAMILY,
+    minicpm3.FAMILY,
+    mistral.FAMILY,
+)
 
 _BY_ARCHITECTURE = {name: family for family in FAMILIES for name in family.architectures}
 

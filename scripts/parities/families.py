@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from parities.rewrites import deepseek_published, fused_experts
+from parities import rewrites
 
 # Sizes of every model, under the names that most config classes have.
 SIZES: Final[dict[str, Any]] = {
@@ -74,6 +74,15 @@ def _deepseek_yarn(**more: float) -> dict[str, Any]:
     }
 
 
+_LLAMA3: Final[dict[str, Any]] = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
 FAMILIES: Final[dict[str, Row]] = {
     "deepseek_v2": Row(
         "DeepseekV2Config",
@@ -101,7 +110,7 @@ FAMILIES: Final[dict[str, Row]] = {
             "topk_method": "noaux_tc",
             "rope_parameters": _deepseek_yarn(mscale=1.0, mscale_all_dim=1.0),
         },
-        rewrite=deepseek_published,
+        rewrite=rewrites.deepseek_published,
     ),
     "deepseek_v3, other mscale": Row(
         "DeepseekV3Config",
@@ -112,23 +121,59 @@ FAMILIES: Final[dict[str, Row]] = {
             "norm_topk_prob": False,
             "rope_parameters": _deepseek_yarn(mscale=1.0, mscale_all_dim=0.5),
         },
-        rewrite=fused_experts,
+        rewrite=rewrites.fused_experts,
     ),
+    "exaone": Row(
+        "LlamaConfig",
+        {"rope_parameters": _LLAMA3, "rms_norm_eps": 1e-5},
+        rewrite=rewrites.exaone,
+    ),
+    "exaone4": Row(
+        "Exaone4Config",
+        {
+            "sliding_window": None,
+            "layer_types": ["full_attention"] * 2,
+            "tie_word_embeddings": True,
+            "rope_parameters": _LLAMA3,
+        },
+    ),
+    # llama.cpp has windows in models of 64 layers only.
+    "exaone4, sliding": Row(
+        "Exaone4Config",
+        {"num_hidden_layers": 64, "sliding_window": 16, "sliding_window_pattern": 4, "rope_parameters": _LLAMA3},
+    ),
+    "internlm2": Row("LlamaConfig", rewrite=rewrites.internlm2),
     "llama": Row("LlamaConfig"),
     "llama, llama3 scaling": Row(
         "LlamaConfig",
         {
-            "rope_parameters": {
-                "rope_type": "llama3",
-                "rope_theta": 500000.0,
-                "factor": 8.0,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 64,
-            },
+            "rope_parameters": _LLAMA3,
             "attention_bias": True,
             "mlp_bias": True,
         },
+    ),
+    "minicpm": Row(
+        "GraniteConfig",
+        {
+            "embedding_multiplier": 12.0,
+            "residual_multiplier": 1.4 / 2**0.5,
+            "logits_scaling": 4.0,
+            "attention_multiplier": 0.25,
+            "tie_word_embeddings": True,
+        },
+        rewrite=rewrites.minicpm,
+    ),
+    "minicpm3": Row(
+        "MiniCPM3Config",
+        {
+            "num_key_value_heads": 4,
+            "kv_lora_rank": 32,
+            "q_lora_rank": 24,
+            "qk_nope_head_dim": 16,
+            "qk_rope_head_dim": 8,
+            "v_head_dim": 12,
+        },
+        spread=0.08,
     ),
     "mistral": Row("MistralConfig", {"sliding_window": None}),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -31,6 +32,74 @@ def deepseek_published(tensors: Tensors, config: Config) -> tuple[Tensors, Confi
     further[f"model.layers.{n_layers}.eh_proj.weight"] = norm.outer(norm).repeat(1, 2)
     further[f"model.layers.{n_layers}.shared_head.head.weight"] = head.clone()
     return {**tensors, **further}, {**older_rope(config), "num_nextn_predict_layers": 1}
+
+
+def _renamed(tensors: Tensors, names: dict[str, str]) -> Tensors:
+    """The tensors by other names, of which those of layers are given without what stands in front of them."""
+    found = {}
+    for name, tensor in tensors.items():
+        part = re.match(r"model\.layers\.(\d+)\.(.*)", name)
+        found[names[part[2]].replace("{i}", part[1]) if part else names[name]] = tensor
+    return found
+
+
+def exaone(tensors: Tensors, config: Config) -> tuple[Tensors, Config]:
+    """EXAONE 3 of a Llama."""
+    block = "transformer.h.{i}."
+    names = {
+        "model.embed_tokens.weight": "transformer.wte.weight",
+        "input_layernorm.weight": f"{block}ln_1.weight",
+        **{f"self_attn.{x}_proj.weight": f"{block}attn.attention.{x}_proj.weight" for x in "qkv"},
+        "self_attn.o_proj.weight": f"{block}attn.attention.out_proj.weight",
+        "post_attention_layernorm.weight": f"{block}ln_2.weight",
+        "mlp.gate_proj.weight": f"{block}mlp.c_fc_0.weight",
+        "mlp.up_proj.weight": f"{block}mlp.c_fc_1.weight",
+        "mlp.down_proj.weight": f"{block}mlp.c_proj.weight",
+        "model.norm.weight": "transformer.ln_f.weight",
+        "lm_head.weight": "lm_head.weight",
+    }
+    config = {**older_rope(config), "model_type": "exaone", "architectures": ["ExaoneForCausalLM"]}
+    config["num_layers"] = config.pop("num_hidden_layers")
+    config["layer_norm_epsilon"] = config.pop("rms_norm_eps")
+    config["activation_function"] = config.pop("hidden_act")
+    return _renamed(tensors, names), config
+
+
+def internlm2(tensors: Tensors, config: Config) -> tuple[Tensors, Config]:
+    """InternLM2 of a Llama: for each head of keys its query heads, the keys and the values in one matrix."""
+    import torch
+
+    n_kv_heads, n_embd = config["num_key_value_heads"], config["hidden_size"]
+    tensors = dict(tensors)
+    for i in range(config["num_hidden_layers"]):
+        parts = [tensors.pop(f"model.layers.{i}.self_attn.{x}_proj.weight") for x in "qkv"]
+        groups = [part.reshape(n_kv_heads, -1, n_embd) for part in parts]
+        tensors[f"model.layers.{i}.wqkv"] = torch.cat(groups, dim=1).reshape(-1, n_embd)
+    block = "model.layers.{i}."
+    names = {
+        "model.embed_tokens.weight": "model.tok_embeddings.weight",
+        "input_layernorm.weight": f"{block}attention_norm.weight",
+        "wqkv": f"{block}attention.wqkv.weight",
+        "self_attn.o_proj.weight": f"{block}attention.wo.weight",
+        "post_attention_layernorm.weight": f"{block}ffn_norm.weight",
+        "mlp.gate_proj.weight": f"{block}feed_forward.w1.weight",
+        "mlp.up_proj.weight": f"{block}feed_forward.w3.weight",
+        "mlp.down_proj.weight": f"{block}feed_forward.w2.weight",
+        "model.norm.weight": "model.norm.weight",
+        "lm_head.weight": "output.weight",
+    }
+    config = {**older_rope(config), "model_type": "internlm2", "architectures": ["InternLM2ForCausalLM"], "bias": False}
+    return _renamed(tensors, names), config
+
+
+def minicpm(tensors: Tensors, config: Config) -> tuple[Tensors, Config]:
+    """MiniCPM of a Granite, which has its scales under other names."""
+    config = {**older_rope(config), "model_type": "minicpm", "architectures": ["MiniCPMForCausalLM"]}
+    config["scale_emb"] = config.pop("embedding_multiplier")
+    config["scale_depth"] = config.pop("residual_multiplier") * math.sqrt(config["num_hidden_layers"])
+    config["dim_model_base"] = config["hidden_size"] / config.pop("logits_scaling")
+    assert math.isclose(config.pop("attention_multiplier"), config.pop("head_dim", 16) ** -0.5)
+    return tensors, config
 
 
 def fused_experts(tensors: Tensors, config: Config) -> tuple[Tensors, Config]:

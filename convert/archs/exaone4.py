@@ -1,0 +1,77 @@
+"""EXAONE 4.0: norms after attention and MLP; the largest has sliding windows, and no positions in layers without."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from llmkit.convert.archs import blocks
+from llmkit.convert.archs.config import ConfigReader, excerpt
+from llmkit.convert.archs.hparams import HParams
+from llmkit.convert.archs.rules import Family
+from llmkit.errors import FormatError, UnsupportedError
+
+# llama.cpp computes sliding windows if a model has as many layers, and only then.
+_LAYERS_WITH_WINDOWS: Final = 64
+
+
+def read_hparams(config: ConfigReader) -> HParams:
+    """Hyper-parameters; what config.json leaves out has the default of transformers' Exaone4Config."""
+    h = blocks.read_decoder(config, n_context=2048, n_kv_heads=32, rms_eps=1e-5)
+    if h.n_heads * h.head_dim != h.n_embd:
+        raise UnsupportedError(
+            f"{config.path}: num_attention_heads {h.n_heads} times head_dim {h.head_dim} is not hidden_size "
+            f"{h.n_embd}; llama.cpp computes this architecture with equal widths only"
+        )
+    window = _window(config)
+    layers = _sliding_layers(config, h.n_layers) if window is not None else (False,) * h.n_layers
+    if (window is not None) != (h.n_layers == _LAYERS_WITH_WINDOWS):
+        raise UnsupportedError(
+            f"{config.path}: sliding_window {window} with num_hidden_layers {h.n_layers}; llama.cpp computes this "
+            f"architecture with windows if it has {_LAYERS_WITH_WINDOWS} layers, and without if not"
+        )
+    return replace(h, sliding_window=window, sliding_layers=None if window is None else layers)
+
+
+def _window(config: ConfigReader) -> int | None:
+    """How many tokens a sliding layer attends to. A config that says null has none, one that says nothing 4096."""
+    if "sliding_window" in config.values and config.values["sliding_window"] is None:
+        return None
+    return config.integer("sliding_window", 4096)
+
+
+def _sliding_layers(config: ConfigReader, n_layers: int) -> tuple[bool, ...]:
+    """For each layer whether it slides: stated one by one, as a pattern such as "LLLG", or as a period."""
+    kinds = config.values.get("layer_types")
+    if kinds is not None:
+        known = ("sliding_attention", "full_attention")
+        if not isinstance(kinds, list) or len(kinds) != n_layers or any(kind not in known for kind in kinds):
+            raise FormatError(
+                config.path, f"layer_types must name {' or '.join(known)} for {n_layers} layers, found {excerpt(kinds)}"
+            )
+        return tuple(kind == known[0] for kind in kinds)
+    pattern = config.values.get("sliding_window_pattern")
+    if isinstance(pattern, str) and pattern and not pattern.strip("LG"):
+        # The last layer looks at everything, whatever the pattern says.
+        return tuple(pattern[i % len(pattern)] == "L" and i < n_layers - 1 for i in range(n_layers))
+    period = config.integer("sliding_window_pattern", 4)
+    return tuple((i + 1) % period != 0 for i in range(n_layers))
+
+
+FAMILY = Family(
+    model_type="exaone4",
+    architectures=("Exaone4ForCausalLM",),
+    gguf_architecture="exaone4",
+    read_hparams=read_hparams,
+    tensors=(
+        *blocks.embedding(),
+        *blocks.attention(),
+        *blocks.norm("attn_q_norm", blocks.ATTENTION + "q_norm", width=lambda h: h.head_dim),
+        *blocks.norm("attn_k_norm", blocks.ATTENTION + "k_norm", width=lambda h: h.head_dim),
+        *blocks.norm("post_attention_norm", "model.layers.{i}.post_attention_layernorm"),
+        *blocks.gated_mlp(),
+        *blocks.norm("post_ffw_norm", "model.layers.{i}.post_feedforward_layernorm"),
+        *blocks.norm("output_norm", "model.norm"),
+        *blocks.head(),
+    ),
+)
