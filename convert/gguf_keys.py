@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from llmkit.convert.archs import Experts, HParams, Rope, excerpt
+from llmkit.convert.archs import Experts, HParams, Rope, StateSpace, excerpt
 from llmkit.convert.gguf_yarn import yarn_keys
 from llmkit.convert.plan import Computed, PlannedTensor
 from llmkit.errors import FormatError, UnsupportedError
@@ -75,11 +75,23 @@ EXPERT_KEYS: Final[dict[str, tuple[str, Callable[[Any], Value]]]] = {
 }
 
 
+STATE_KEYS: Final[dict[str, tuple[str, Callable[[Any], Value]]]] = {
+    "n_inner": ("ssm.inner_size", u32),
+    "n_convolved": ("ssm.conv_kernel", u32),
+    "n_state": ("ssm.state_size", u32),
+    "rank": ("ssm.time_step_rank", u32),
+    "n_groups": ("ssm.group_count", u32),
+    "normed": ("ssm.dt_b_c_rms", boolean),
+}
+
+
 def architecture_metadata(arch: str, h: HParams, notes: list[str]) -> dict[str, Value]:
     """The keys that begin with the architecture's name; adds to `notes` what they cannot say."""
     found = _stated(h, KEYS)
     if h.experts is not None:
         found |= _stated(h.experts, EXPERT_KEYS)
+    if h.states is not None:
+        found |= _stated(h.states, STATE_KEYS)
     if h.n_heads:
         found |= {"attention.key_length": u32(h.head_dim), "attention.value_length": u32(h.head_dim)}
     if h.rope is not None:
@@ -91,7 +103,9 @@ def architecture_metadata(arch: str, h: HParams, notes: list[str]) -> dict[str, 
     return {f"{arch}.{key}": value for key, value in {**found, **h.extra}.items()}
 
 
-def _stated(record: HParams | Experts, keys: dict[str, tuple[str, Callable[[Any], Value]]]) -> dict[str, Value]:
+def _stated(
+    record: HParams | Experts | StateSpace, keys: dict[str, tuple[str, Callable[[Any], Value]]]
+) -> dict[str, Value]:
     values = ((key, make, getattr(record, field)) for field, (key, make) in keys.items())
     return {key: make(value) for key, make, value in values if value is not None}
 

@@ -89,7 +89,8 @@ def convert(
         if options != TypeOptions() or imatrix is not None or tokenizer_pre is not None or lora:
             raise UnsupportedError(f"{to} takes no options for quantisation, tokenizers or adapters")
         if isinstance(recipe, AdapterTarget):
-            return _convert_adapter(os.fspath(model), base, output, how, started)
+            folder = model.path if isinstance(model, ResolvedModel) else model
+            return _convert_adapter(os.fspath(folder), base, output, how, started)
         return _restore(model, recipe, output, split_size, how, started)
     if base is not None:
         raise UnsupportedError("base belongs to gguf-lora; adapters are merged with lora")

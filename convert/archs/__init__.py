@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
-from llmkit.convert.archs import deepseek_v2, deepseek_v3, exaone, exaone4, internlm2, llama, minicpm, minicpm3, mistral
+from llmkit.convert.archs import (
+    deepseek_v2,
+    deepseek_v3,
+    exaone,
+    exaone4,
+    falcon_mamba,
+    internlm2,
+    llama,
+    mamba,
+    mamba2,
+    minicpm,
+    minicpm3,
+    mistral,
+)
 from llmkit.convert.archs.config import ConfigReader, excerpt
-from llmkit.convert.archs.hparams import Experts, HParams
+from llmkit.convert.archs.hparams import Experts, HParams, StateSpace
 from llmkit.convert.archs.rope import Rope
 from llmkit.convert.archs.rules import Family, Presence, Source, TensorRule
 from llmkit.errors import FormatError, UnsupportedError
@@ -20,6 +33,7 @@ __all__ = [
     "Presence",
     "Rope",
     "Source",
+    "StateSpace",
     "TensorRule",
     "excerpt",
     "find_family",
@@ -30,8 +44,11 @@ FAMILIES: tuple[Family, ...] = (
     deepseek_v3.FAMILY,
     exaone.FAMILY,
     exaone4.FAMILY,
+    falcon_mamba.FAMILY,
     internlm2.FAMILY,
     llama.FAMILY,
+    mamba.FAMILY,
+    mamba2.FAMILY,
     minicpm.FAMILY,
     minicpm3.FAMILY,
     mistral.FAMILY,

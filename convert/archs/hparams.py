@@ -50,9 +50,28 @@ class LatentAttention:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StateSpace:
+    """Layers that carry a state from token to token in place of attention, in numbers of channels and tokens.
+
+    `n_inner` channels are convolved over `n_convolved` tokens and have a state of `n_state` numbers each. `rank` is
+    that of the matrix that gives each channel its time step (Mamba), or the number of heads, of channels that share one
+    (Mamba 2). Each of `n_groups` groups of heads shares what is written to the states and read from them; None has no
+    groups. `normed` tells whether that and the time step are normalised.
+    """
+
+    n_inner: int
+    n_convolved: int
+    n_state: int
+    rank: int
+    n_groups: int | None = None
+    normed: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HParams:
     """Hyper-parameters of a model, in numbers of weights, heads, tokens. None stands for what it does not have.
 
+    A model without attention has 0 heads, one without MLP a width of 0.
     `sliding_layers` tells for each block
     whether it attends to the last `sliding_window` tokens only; None leaves that to the architecture. `extra` holds
     what only one family has, by its GGUF key without the architecture in front.
@@ -75,6 +94,7 @@ class HParams:
     qk_norm: bool = False
     latent: LatentAttention | None = None
     experts: Experts | None = None
+    states: StateSpace | None = None
     sliding_window: int | None = None
     sliding_layers: tuple[bool, ...] | None = None
     attention_scale: float | None = None

@@ -83,6 +83,11 @@ _LLAMA3: Final[dict[str, Any]] = {
     "original_max_position_embeddings": 64,
 }
 
+_NO_ATTENTION: Final[dict[str, Any]] = {
+    **dict.fromkeys(("intermediate_size", "num_attention_heads", "num_key_value_heads", "max_position_embeddings")),
+    "state_size": 16,
+}
+
 FAMILIES: Final[dict[str, Row]] = {
     "deepseek_v2": Row(
         "DeepseekV2Config",
@@ -142,6 +147,10 @@ FAMILIES: Final[dict[str, Row]] = {
         "Exaone4Config",
         {"num_hidden_layers": 64, "sliding_window": 16, "sliding_window_pattern": 4, "rope_parameters": _LLAMA3},
     ),
+    "falcon_mamba": Row(
+        "FalconMambaConfig",
+        {**_NO_ATTENTION, "mixer_rms_eps": 1e-5, "time_step_rank": 8},
+    ),
     "internlm2": Row("LlamaConfig", rewrite=rewrites.internlm2),
     "llama": Row("LlamaConfig"),
     "llama, llama3 scaling": Row(
@@ -151,6 +160,11 @@ FAMILIES: Final[dict[str, Row]] = {
             "attention_bias": True,
             "mlp_bias": True,
         },
+    ),
+    "mamba": Row("MambaConfig", _NO_ATTENTION),
+    "mamba2": Row(
+        "Mamba2Config",
+        {**_NO_ATTENTION, "num_heads": 8, "head_dim": 16, "n_groups": 2, "chunk_size": 32, "use_cache": False},
     ),
     "minicpm": Row(
         "GraniteConfig",

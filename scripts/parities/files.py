@@ -14,6 +14,7 @@ from llmkit.formats.gguf import open_gguf
 
 # What llmkit states and the peer leaves to llama.cpp, which then computes the same value, or to its default.
 STATED: Final = (
+    ".attention.head_count_kv",  # as many as heads, which llama.cpp assumes
     ".attention.key_length",
     ".attention.q_lora_rank",  # 0: llama.cpp requires the key of latent attention, also where there is no such rank
     ".attention.value_length",
