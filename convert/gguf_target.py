@@ -19,6 +19,7 @@ from llmkit.convert.packed import unpack
 from llmkit.convert.plan import ConversionPlan, PlannedTensor
 from llmkit.convert.tokenizer import tokenizer_metadata
 from llmkit.formats.gguf import Value, string, u32
+from llmkit.protocols import TokenizerJudge
 from llmkit.quantize.imatrix import ImportanceMatrix
 from llmkit.quantize.recipes import Choice, ModelShape, Recipe, TypeOptions, choose_types, unused_options
 from llmkit.types import tensor_bytes
@@ -36,12 +37,14 @@ def plan_gguf(
     model_id: str | None = None,
     tokenizer_pre: str | None = None,
     adapters: Sequence[Adapter] = (),
+    judge: TokenizerJudge | None = None,
 ) -> ConversionPlan:
     """Plan the conversion of `checkpoint` to a GGUF file by `recipe`; reads no weight.
 
     adapters: are added to the weights.
     importance: weighs the errors of the columns of the tensors that it has data for.
     split_size: bytes of tensor data that a file may hold, if the model is to be split; see `lay_out`.
+    judge: compares tokens where it is not certain how the engine should split text.
     """
     options = options or TypeOptions()
     config = ConfigReader(checkpoint.folder / "config.json", checkpoint.config)
@@ -69,7 +72,7 @@ def plan_gguf(
     metadata["general.file_type"] = u32(recipe.file_type)
     metadata["general.quantization_version"] = u32(QUANTIZATION_VERSION)
     metadata |= tokenizer_metadata(
-        checkpoint.folder, hparams.n_vocab, checkpoint.config, pre=tokenizer_pre, notes=notes
+        checkpoint.folder, hparams.n_vocab, checkpoint.config, pre=tokenizer_pre, judge=judge, notes=notes
     )
     if "tokenizer.chat_template" not in metadata:
         notes.append("the checkpoint has no chat template: `llmkit chat` will need --template, `llmkit generate` works")

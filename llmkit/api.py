@@ -80,6 +80,7 @@ def convert(
     from llmkit.convert.lora.adapter import parse_lora, read_adapter
     from llmkit.models import ResolvedModel, resolve
     from llmkit.quantize.recipes import TypeOptions
+    from llmkit.runtimes.tokenizing import LlamaCppJudge
 
     started = time.monotonic()
     recipe = parse_target(to)
@@ -110,6 +111,7 @@ def convert(
         model_id=resolved.repo,
         tokenizer_pre=tokenizer_pre,
         adapters=adapters,
+        judge=LlamaCppJudge(),
     )
     folders = [resolved.path, *(adapter.folder for adapter in adapters)]
     # GGUF files there may be earlier results.

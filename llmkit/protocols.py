@@ -103,6 +103,18 @@ class Session(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
+class TokenizerJudge(Protocol):
+    """Two tokenizers for the same texts, no special tokens added: whether a converted one is right is seen by them."""
+
+    def reference(self, tokenizer_json: str, texts: Sequence[str]) -> list[list[int]]:
+        """Tokens of `texts` by the content of a tokenizer.json, as its own library understands it."""
+        ...
+
+    def engine(self, gguf: bytes, texts: Sequence[str]) -> list[list[int]]:
+        """Tokens of `texts` by the engine that is to run the model, from a GGUF file without tensors."""
+        ...
+
+
 class Progress(Protocol):
     """Receives the progress of a long task; `llmkit.progress` has a bar, plain lines and silence."""
 

@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "llmkit.formats": ({"types", "errors", "protocols"}, {"numpy"}),
     "llmkit.runtimes": (
         {"formats", "template", "types", "errors", "protocols"},
-        {"numpy", "llama_cpp"},
+        {"numpy", "llama_cpp", "tokenizers"},
     ),
     "llmkit.evaluate": ({"formats", "types", "errors", "protocols"}, {"numpy"}),
     "llmkit.types": (set(), set()),
@@ -46,6 +46,7 @@ EXCEPTIONS = {
 # Engines and what belongs to them are imported in their own adapter only.
 ADAPTERS = {
     "llama_cpp": "llmkit.runtimes",
+    "tokenizers": "llmkit.runtimes",
     "torch": "llmkit.runtimes.torch",
     "transformers": "llmkit.runtimes.torch",
     "onnxruntime": "llmkit.runtimes.ort",

@@ -20,13 +20,15 @@ from llmkit.convert.tokenizer.bpe import byte_level_vocabulary
 from llmkit.convert.tokenizer.chat_template import chat_template_metadata
 from llmkit.convert.tokenizer.files import TokenizerFiles, read_tokenizer_files
 from llmkit.convert.tokenizer.metaspace import metaspace_vocabulary
-from llmkit.convert.tokenizer.pretokenizer import is_byte_level
+from llmkit.convert.tokenizer.pretokenizer import WITHOUT_BOS
 from llmkit.convert.tokenizer.sentencepiece import read_sentencepiece, sentencepiece_vocabulary
 from llmkit.convert.tokenizer.special import special_metadata
+from llmkit.convert.tokenizer.stages import is_byte_level
 from llmkit.convert.tokenizer.tekken import tekken_vocabulary
 from llmkit.convert.tokenizer.vocabulary import Vocabulary
 from llmkit.errors import FormatError, UnsupportedError
-from llmkit.formats.gguf import Value
+from llmkit.formats.gguf import Value, string
+from llmkit.protocols import TokenizerJudge
 
 
 def tokenizer_metadata(
@@ -35,28 +37,31 @@ def tokenizer_metadata(
     config: Mapping[str, Any],
     *,
     pre: str | None = None,
+    judge: TokenizerJudge | None = None,
     notes: list[str] | None = None,
 ) -> dict[str, Value]:
     """All `tokenizer.*` metadata of the checkpoint in `folder`, for an embedding of `n_vocab` rows.
 
     `config` is the checkpoint's config.json. `pre` names one of llama.cpp's pre-tokenizers and overrides the
-    recognition of the checkpoint's own. What could not be carried over exactly is appended to `notes`, one sentence
-    each, for the user to see.
+    recognition of the checkpoint's own; `judge` is asked where its rules are not known. What could not be carried over
+    exactly is appended to `notes`, one sentence each, for the user to see.
 
     Raises FormatError for missing or broken tokenizer files, UnsupportedError for tokenizers that llama.cpp would
     not imitate. Reads files of bounded size only and runs nothing in them.
     """
     notes = [] if notes is None else notes
     files = read_tokenizer_files(folder)
-    vocabulary = _vocabulary(files, n_vocab, pre, notes)
-    return {
-        **vocabulary.metadata(),
-        **special_metadata(files, vocabulary, config, notes),
-        **chat_template_metadata(files, notes),
-    }
+    vocabulary = _vocabulary(files, n_vocab, pre, judge, notes)
+    special = special_metadata(files, vocabulary, config, notes)
+    found = {**vocabulary.metadata(), **special, **chat_template_metadata(files, notes)}
+    if pre is None and "tokenizer.ggml.bos_token_id" not in special and vocabulary.pre in WITHOUT_BOS:
+        found["tokenizer.ggml.pre"] = string(WITHOUT_BOS[vocabulary.pre])
+    return found
 
 
-def _vocabulary(files: TokenizerFiles, n_vocab: int, pre: str | None, notes: list[str]) -> Vocabulary:
+def _vocabulary(
+    files: TokenizerFiles, n_vocab: int, pre: str | None, judge: TokenizerJudge | None, notes: list[str]
+) -> Vocabulary:
     """Read the vocabulary from the file that has it: tokenizer.model, which has scores, before tokenizer.json."""
     path = files.folder / "tokenizer.model"
     if path.is_file():
@@ -71,7 +76,7 @@ def _vocabulary(files: TokenizerFiles, n_vocab: int, pre: str | None, notes: lis
             return sentencepiece_vocabulary(files, model, n_vocab, notes)
     if files.tokenizer is None:
         if (files.folder / "tekken.json").is_file():
-            return tekken_vocabulary(files, n_vocab, pre, notes)
+            return tekken_vocabulary(files, n_vocab, pre, judge, notes)
         raise FormatError(files.folder, _missing(files.folder))
     model_json = files.tokenizer.get("model")
     kind = model_json.get("type") if isinstance(model_json, dict) else None
@@ -83,7 +88,7 @@ def _vocabulary(files: TokenizerFiles, n_vocab: int, pre: str | None, notes: lis
         )
     if model_json.get("byte_fallback") is True and not is_byte_level(files.tokenizer.get("pre_tokenizer")):
         return metaspace_vocabulary(files, n_vocab, notes)
-    return byte_level_vocabulary(files, n_vocab, pre, notes)
+    return byte_level_vocabulary(files, n_vocab, pre, judge, notes)
 
 
 def _missing(folder: Path) -> str:

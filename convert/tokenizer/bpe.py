@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import chain, pairwise
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from llmkit.convert.tokenizer.files import TokenizerFiles, steps, token_id
-from llmkit.convert.tokenizer.pretokenizer import ACCEPTED_NAMES, KNOWN, choose, stages_of
+from llmkit.convert.tokenizer.recognise import recognise
 from llmkit.convert.tokenizer.special import declared_contents
+from llmkit.convert.tokenizer.stages import Merge, Splitter
 from llmkit.convert.tokenizer.vocabulary import TokenTable, TokenType, Vocabulary, put_added_tokens, too_large
 from llmkit.errors import FormatError, UnsupportedError
 from llmkit.formats.strictjson import json_kind
-
-Merge = tuple[str, str]
-
-_OFFER: Final = (
-    f"llmkit recognises those of {', '.join(known.name for known in KNOWN)}; if you know one of llama.cpp's "
-    "pre-tokenizers that fits, choose it with --tokenizer-pre NAME"
-)
+from llmkit.protocols import TokenizerJudge
 
 
-def byte_level_vocabulary(files: TokenizerFiles, n_vocab: int, pre: str | None, notes: list[str]) -> Vocabulary:
+def byte_level_vocabulary(
+    files: TokenizerFiles, n_vocab: int, pre: str | None, judge: TokenizerJudge | None, notes: list[str]
+) -> Vocabulary:
     """The vocabulary of a tokenizer.json whose model is BPE over the byte-level alphabet.
 
-    `pre` overrides the recognition of the pre-tokenizer. Notes about what llmkit left out or could not carry over
-    are appended to `notes`.
+    `pre` overrides the recognition of the pre-tokenizer, `judge` is asked where its rules are not known. Notes about
+    what llmkit left out or could not carry over are appended to `notes`.
 
     Raises FormatError when the file contradicts itself, UnsupportedError when llama.cpp has no such pre-tokenizer
     or the embedding is too small for the trained tokens.
@@ -38,7 +35,9 @@ def byte_level_vocabulary(files: TokenizerFiles, n_vocab: int, pre: str | None, 
     merges = read_merges(model, vocab, path)
     _refuse_affixes(model, path)
     _check_normalizer(files.tokenizer.get("normalizer"), pre, path, notes)
-    name = _pre_tokenizer(files.tokenizer, vocab, merges, pre, path, notes)
+    splitter = Splitter(files.tokenizer.get("pre_tokenizer"), vocab, merges, model.get("ignore_merges") is True)
+    cleans = files.config.get("clean_up_tokenization_spaces")
+    name = recognise(splitter, cleans if isinstance(cleans, bool) else None, pre, judge, path, notes)
 
     added = files.added_tokens()
     added_contents = {token.content for token in added}
@@ -120,24 +119,6 @@ def _pairs(entries: list[Any]) -> list[Merge] | None:
     return None
 
 
-def unreachable_tokens(vocab: Mapping[str, int], merges: Sequence[Merge]) -> list[str]:
-    """The tokens that the merges never build from single characters, so that only `ignore_merges` finds them."""
-    ranks = {merge: rank for rank, merge in enumerate(merges)}
-    return [text for text in vocab if len(_merged(list(text), ranks)) != 1]
-
-
-def _merged(parts: list[str], ranks: Mapping[Merge, int]) -> list[str]:
-    """BPE of one word: merge the pair of lowest rank, leftmost first, until none is left."""
-    while len(parts) > 1:
-        pairs = [ranks.get(pair, len(ranks)) for pair in pairwise(parts)]
-        best = min(pairs)
-        if best == len(ranks):
-            break
-        at = pairs.index(best)
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
-    return parts
-
-
 def _usable_merges(merges: Sequence[Merge], notes: list[str]) -> list[Merge]:
     """The merges as llama.cpp can use them.
 
@@ -177,54 +158,3 @@ def _check_normalizer(normalizer: object, pre: str | None, path: Path, notes: li
             f"differ. --tokenizer-pre NAME converts it all the same"
         )
     notes.append(f"the tokenizer normalises text ({found}), llama.cpp does not: tokens differ for text it changes")
-
-
-def _pre_tokenizer(
-    tokenizer: Mapping[str, Any],
-    vocab: Mapping[str, int],
-    merges: Sequence[Merge],
-    pre: str | None,
-    path: Path,
-    notes: list[str],
-) -> str:
-    """The name for `tokenizer.ggml.pre`."""
-    try:
-        stages = () if pre is not None else stages_of(tokenizer.get("pre_tokenizer"))
-    except UnsupportedError as unknown:
-        raise UnsupportedError(f"{path}: {unknown}; {_OFFER}") from None
-    ignore_merges = tokenizer["model"].get("ignore_merges") is True
-    return chosen_name(stages, ignore_merges, lambda: unreachable_tokens(vocab, merges), pre, path, notes)
-
-
-def chosen_name(
-    stages: tuple[str, ...],
-    ignore_merges: bool,
-    find_unreachable: Callable[[], list[str]],
-    pre: str | None,
-    path: Path,
-    notes: list[str],
-) -> str:
-    """The name of llama.cpp's pre-tokenizer for `stages`, or `pre` if the user chose one.
-
-    `find_unreachable` finds the tokens that only `ignore_merges` reaches; it is called where that could matter.
-    Raises UnsupportedError if there is no such pre-tokenizer, or llama.cpp does not know the user's choice.
-    """
-    if pre is not None:
-        if pre not in ACCEPTED_NAMES:
-            known = ", ".join(sorted(ACCEPTED_NAMES))
-            raise UnsupportedError(f"--tokenizer-pre {pre}: llama.cpp knows no such pre-tokenizer; it knows {known}")
-        return pre
-    chosen = choose(stages, ignore_merges)
-    if chosen is None:
-        shown = " then ".join(stages)
-        raise UnsupportedError(f"{path}: llama.cpp has no pre-tokenizer that splits by {shown}; {_OFFER}")
-    if chosen.ignore_merges != ignore_merges and (lost := find_unreachable()):
-        notes.append(
-            f"llama.cpp's pre-tokenizer {chosen.name} has ignore_merges {chosen.ignore_merges}, this tokenizer "
-            f"{ignore_merges}: {len(lost)} tokens that no merge builds are treated differently, such as {lost[0]!r}"
-        )
-    if chosen.deviation:
-        notes.append(
-            f"llama.cpp's pre-tokenizer {chosen.name} is approximate: tokens may differ for {chosen.deviation}"
-        )
-    return chosen.name

@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from llmkit.convert.tokenizer.bpe import Merge, read_merges, trained_tokens
+from llmkit.convert.tokenizer.bpe import read_merges, trained_tokens
 from llmkit.convert.tokenizer.files import TokenizerFiles, steps, token_content
 from llmkit.convert.tokenizer.special import declared_contents
+from llmkit.convert.tokenizer.stages import Merge
 from llmkit.convert.tokenizer.vocabulary import TokenTable, TokenType, Vocabulary, put_added_tokens, too_large
 from llmkit.errors import UnsupportedError
 

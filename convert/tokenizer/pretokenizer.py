@@ -1,114 +1,100 @@
 """Which of llama.cpp's pre-tokenizers does what a tokenizer.json does.
 
-llama.cpp splits text by a fixed list of regular expressions that it looks up under a name (`tokenizer.ggml.pre`).
-A tokenizer.json states its splitting as a tree of steps. Both are reduced here to a tuple of canonical regular
-expressions, applied one after the other, each splitting the pieces of the one before into matches and the rest;
-equal tuples split alike whatever the vocabulary. So a fine-tune with other tokens is recognised like its parent.
+llama.cpp splits text by a fixed list of expressions that it looks up under a name (`tokenizer.ggml.pre`). Here each
+name is described by what it does, as stages like those of a tokenizer.json (see `stages`): so a fine-tune with other
+tokens is recognised like its parent.
 
-Source of the table: src/llama-vocab.cpp of the pinned llama.cpp, `llm_tokenizer_bpe` (the expressions, with the
-originals they stand for) and `llama_vocab::impl::load` (the names and `ignore_merges`).
+Source of the table: src/llama-vocab.cpp of the pinned llama.cpp, `llm_tokenizer_bpe` (the expressions) and
+`llama_vocab::impl::load` (the names, `ignore_merges` and `clean_spaces`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from difflib import SequenceMatcher
+from typing import Final
 
-from llmkit.convert.tokenizer.files import steps
-from llmkit.errors import UnsupportedError
-
-_CONTRACTIONS: Final = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_UPPER: Final = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
-_LOWER: Final = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_LEAD: Final = r"[^\r\n\p{L}\p{N}]?"
-_SPACES: Final = r"\s+(?!\S)|\s+"
-_WORDS_BY_CASE: Final = (f"{_LEAD}{_UPPER}*{_LOWER}+", f"{_LEAD}{_UPPER}+{_LOWER}*")
-
-GPT2: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|" + _SPACES
-DIGIT: Final = r"\p{N}"
-LLAMA3: Final = _CONTRACTIONS + rf"|{_LEAD}\p{{L}}+|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|" + _SPACES
-QWEN2: Final = _CONTRACTIONS + rf"|{_LEAD}\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|" + _SPACES
-QWEN35: Final = (
-    _CONTRACTIONS + rf"|{_LEAD}[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|" + _SPACES
-)
-UFAKZEKA: Final = rf"{_LEAD}\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|" + _SPACES
-SEED_CODER: Final = _CONTRACTIONS + rf"|{_LEAD}\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|\s*[\r\n]+|" + _SPACES
-BAILING: Final = _CONTRACTIONS + rf"|{_LEAD}\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]|" + _SPACES
-MINICPM5: Final = _CONTRACTIONS + rf"|{_LEAD}\p{{L}}+|\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|" + _SPACES
-TEKKEN: Final = "|".join(_WORDS_BY_CASE) + r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|" + _SPACES
-GPT4O: Final = (
-    "|".join(f"{word}{_CONTRACTIONS}?" for word in _WORDS_BY_CASE)
-    + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|"
-    + _SPACES
-)
-JAIS2: Final = (
-    _CONTRACTIONS
-    + rf"|{_LEAD}\p{{L}}+|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|"
-    + "|".join(rf"\s{{{n}}}(?!\S)" for n in ("512", "256", "128", "64", "32", "16", "8", "4", "1,2"))
-    + r"|\s{1}"
-)
-_DIGITS3: Final = r"\p{N}{1,3}"
-_HAN_KANA: Final = "[一-龥\u3040-ゟ゠-ヿ]+"
-_DEEPSEEK3: Final = (
-    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
-    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|" + _SPACES
-)
-
-_PUNCTUATION: Final = "\\s?[!-/:-~！-／：-～‘-‟\u3000-。]+"
-_HAN_HANGUL: Final = "[一-龥ࠀ-一가-퟿]+"
-# The letters that have case, as far as DeepSeek's authors list them.
-_CASED: Final = (
-    "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫ"
-    "ᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-"
-    "ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-"
-    "𞥃"
-)
-
-# Every character belongs to some match of these, so "keep the matches, drop the rest" splits like "isolate".
-_COVERS_ALL: Final = frozenset(
-    {GPT2, LLAMA3, QWEN2, QWEN35, UFAKZEKA, SEED_CODER, BAILING, MINICPM5, TEKKEN, GPT4O, JAIS2}
-)
+from llmkit.convert.tokenizer import splitting as by
+from llmkit.convert.tokenizer.stages import ON_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class PreTokenizer:
     """A pre-tokenizer of llama.cpp: its name, what it splits by, and whether whole words skip the merges.
 
-    `deviation` says for which text llama.cpp splits otherwise than its name promises.
+    `clean_spaces` says whether llama.cpp takes the space before a full stop and the like away when it turns tokens
+    into text. `deviation` says for which text llama.cpp splits otherwise than the stages; `alternatives` are names that
+    may come closer there.
     """
 
     name: str
     stages: tuple[str, ...]
-    ignore_merges: bool
+    ignore_merges: bool = False
+    clean_spaces: bool = False
     deviation: str = ""
+    alternatives: tuple[str, ...] = ()
 
 
-# It has [a-z] and [A-Z] for the classes of upper and lower case, and no marks in words.
+# They have [a-z] and [A-Z] for the classes of lower and upper case, and no marks in words.
 _ASCII_CASE: Final = "words with combining marks or with capitals outside ASCII"
-# It takes all of these for one control character, which is in no range of letters.
+# They take all of these for one control character, which is in no range of letters.
 _WIDE_SPACES: Final = "spaces outside ASCII"
+# They take every class of letters for all letters, and count every number from its end.
+_ANY_CASE: Final = "words with capitals inside, numbers next to letters, and numbers other than digits"
 
+# Of names that do the same, the first is taken.
 KNOWN: Final = (
-    PreTokenizer("gpt-2", (GPT2,), False),
-    PreTokenizer("smollm", (DIGIT, GPT2), False),
-    PreTokenizer("llama-bpe", (LLAMA3,), True),
-    PreTokenizer("smaug-bpe", (LLAMA3,), False),
-    PreTokenizer("tekken", (TEKKEN,), True, _ASCII_CASE),
-    PreTokenizer("qwen2", (QWEN2,), False),
-    PreTokenizer("qwen35", (QWEN35,), False),
-    PreTokenizer("gpt-4o", (GPT4O,), False, _ASCII_CASE),
-    PreTokenizer("deepseek-v3", (_DIGITS3, _HAN_KANA, _DEEPSEEK3), False),
+    PreTokenizer("gpt-2", (by.GPT2,), clean_spaces=True),
+    PreTokenizer("trillion", (by.GPT2,)),
+    PreTokenizer("smollm", (by.DIGIT, by.GPT2)),
+    PreTokenizer("starcoder", (by.DIGIT, by.GPT2), clean_spaces=True),
+    PreTokenizer("llama-bpe", (by.LLAMA3,), ignore_merges=True, clean_spaces=True),
+    PreTokenizer("smaug-bpe", (by.LLAMA3,), clean_spaces=True),
+    PreTokenizer("tekken", (by.TEKKEN,), ignore_merges=True, deviation=_ASCII_CASE),
+    PreTokenizer("qwen2", (by.QWEN2,)),
+    PreTokenizer("stablelm2", (by.QWEN2,), clean_spaces=True),
+    PreTokenizer("qwen35", (by.QWEN35,)),
+    PreTokenizer("gpt-4o", (by.GPT4O,), deviation=_ASCII_CASE, alternatives=("granite-embed-multi-97m",)),
+    # Both leave out that digits are split apart, on bytes: no merge of a vocabulary trained that way joins them. Falcon
+    # 3's own name, falcon3, splits like Llama 3, which keeps line ends and the space after them together.
+    PreTokenizer(
+        "falcon",
+        (f"{by.PUNCTUATION_MARK}+", by.GPT2, ON_BYTES + by.DIGITS, f"{ON_BYTES}[0-9][0-9][0-9]"),
+        clean_spaces=True,
+    ),
+    PreTokenizer("falcon", (f"{by.PUNCTUATION_MARK}+", by.GPT2, ON_BYTES + by.DIGIT), clean_spaces=True),
+    PreTokenizer("deepseek-v3", (by.DIGITS3, by.HAN_KANA, by.DEEPSEEK3)),
     # DeepSeek splits digits apart; llama.cpp keeps them together and finds no merges between them.
     PreTokenizer(
-        "deepseek-llm", (r"[\r\n]", rf"\s?[{_CASED}]+", _PUNCTUATION, r"\s+$", _HAN_HANGUL, DIGIT), False, _WIDE_SPACES
+        "deepseek-llm",
+        (by.LINE_ENDS, rf"\s?[{by.CASED}]+", by.PUNCTUATION, r"\s+$", by.HAN_HANGUL, by.DIGIT),
+        deviation=_WIDE_SPACES,
     ),
-    PreTokenizer("deepseek-coder", (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _HAN_HANGUL, DIGIT), False, _WIDE_SPACES),
-    PreTokenizer("minicpm5", (_DIGITS3, MINICPM5), True),
-    PreTokenizer("seed-coder", (SEED_CODER,), False),
-    PreTokenizer("bailingmoe", (BAILING,), False),
-    PreTokenizer("jais-2", (JAIS2,), False),
-    PreTokenizer("ufakzeka", (UFAKZEKA,), False),
+    PreTokenizer(
+        "deepseek-coder",
+        (by.LINE_ENDS, r"\s?\p{L}+", r"\s?\p{P}+", by.HAN_HANGUL, by.DIGIT),
+        deviation=_WIDE_SPACES,
+    ),
+    PreTokenizer("tiny_aya", (by.DIGITS3_FROM_THE_END, by.GPT4O), deviation=_ANY_CASE),
+    PreTokenizer("exaone-moe", (by.EXAONE_MOE,)),
+    PreTokenizer("minicpm5", (by.DIGITS3, by.MINICPM5), ignore_merges=True, clean_spaces=True),
+    PreTokenizer("seed-coder", (by.SEED_CODER,)),
+    PreTokenizer("jais-2", (by.JAIS2,), clean_spaces=True),
+    PreTokenizer("ufakzeka", (by.UFAKZEKA,)),
+    PreTokenizer("spark2_5", (by.DIGITS3, by.HAN_KANA, by.SPARK, by.DIGIT)),
+    PreTokenizer("bloom", (by.BLOOM,), clean_spaces=True),
+    PreTokenizer("poro-chat", (by.BLOOM,)),
+    PreTokenizer("viking", (by.BLOOM, by.DIGIT)),
+    PreTokenizer(
+        "laguna", (r"MergedWithNext: (?:\r?\n)+(?!\r?\n)", by.QWEN2), deviation="carriage returns before line feeds"
+    ),
 )
+
+# Further ones that can turn out to fit: they do something that none of the names above does.
+OTHERS: Final = ("granite-embed-multi-97m", "kimi-k2", "youtu", "afmoe", "chameleon", "default")
+
+# A checkpoint without a BOS token: llama.cpp would take token 11 for it, but not under these names for the same thing.
+WITHOUT_BOS: Final = {"llama-bpe": "glm4", "smaug-bpe": "chatglm-bpe"}
 
 # Names that the pinned llama.cpp accepts; it refuses to load a file with any other.
 _ACCEPTED: Final = (
@@ -124,82 +110,33 @@ _ACCEPTED: Final = (
 ACCEPTED_NAMES: Final = frozenset(_ACCEPTED.split())
 
 
-class _UnknownStepError(Exception):
-    """A step of the pre-tokenizer that no regular expression of llama.cpp does; the message describes it."""
+def choose(stages: tuple[str, ...], ignore_merges: bool, clean_spaces: bool | None = None) -> PreTokenizer | None:
+    """The pre-tokenizer that splits by `stages`, None if there is none.
 
-
-def canonical_regex(pattern: str) -> str:
-    """One spelling for the spellings of an expression that occur and match alike.
-
-    Real line ends become escapes; case-insensitive contractions get one form (no alternative is a prefix of
-    another, so their order is free); `{1}` goes; so do possessive quantifiers, where what follows could not use
-    what they keep.
+    Of several one with the same `ignore_merges` is preferred, then one with the same `clean_spaces`; None means that
+    the checkpoint does not say.
     """
-    for raw, escaped in (("\r", r"\r"), ("\n", r"\n"), ("\t", r"\t")):
-        pattern = pattern.replace(raw, escaped)
-    for spelling in (
-        "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])",
-        "'(?i:[sdmt]|ll|ve|re)",
-        "'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])",
-    ):
-        pattern = pattern.replace(spelling, _CONTRACTIONS)
-    if pattern.startswith("'(?:[sdmt]|ll|ve|re)|"):
-        pattern = pattern.replace("'(?:[sdmt]|ll|ve|re)|", "'s|'t|'re|'ve|'m|'ll|'d|", 1)
-    return pattern.replace(r"\p{N}{1}", r"\p{N}").replace("?+", "?").replace("++", "+")
+    return min(
+        (known for known in KNOWN if known.stages == stages),
+        key=lambda known: (
+            known.ignore_merges != ignore_merges,
+            clean_spaces is not None and known.clean_spaces != clean_spaces,
+        ),
+        default=None,
+    )
 
 
-def is_byte_level(pre_tokenizer: object) -> bool:
-    """Whether a tokenizer.json's `pre_tokenizer` spells text in the byte-level alphabet, which needs no fallback."""
-    return any(step.get("type") == "ByteLevel" for step in steps(pre_tokenizer, "pretokenizers"))
-
-
-def stages_of(pre_tokenizer: object) -> tuple[str, ...]:
-    """The splitting of a tokenizer.json's `pre_tokenizer` that ends in the byte-level alphabet.
-
-    Raises UnsupportedError, with a description of the step, if it is none that llama.cpp could do.
-    """
-    found = list(steps(pre_tokenizer, "pretokenizers"))
-    try:
-        if not is_byte_level(pre_tokenizer):
-            raise _UnknownStepError("no ByteLevel step")
-        stages: list[str] = []
-        for position, step in enumerate(found):
-            stages += _step(step, last=position == len(found) - 1)
-    except _UnknownStepError as unknown:
-        raise UnsupportedError(f"pre_tokenizer: {unknown}") from None
-    return tuple(stages)
-
-
-def choose(stages: tuple[str, ...], ignore_merges: bool) -> PreTokenizer | None:
-    """The pre-tokenizer that splits by `stages`, preferably with the same `ignore_merges`; None if there is none."""
-    candidates = [known for known in KNOWN if known.stages == stages]
-    exact = [known for known in candidates if known.ignore_merges == ignore_merges]
-    return next(iter(exact or candidates), None)
-
-
-def _step(step: dict[str, Any], *, last: bool) -> list[str]:
-    """The expressions of one step."""
-    kind = step.get("type")
-    if kind == "Digits":
-        return [DIGIT if step.get("individual_digits") else DIGIT + "+"]
-    if kind == "Split":
-        return [_split(step)]
-    if kind == "ByteLevel":
-        if not last:
-            raise _UnknownStepError("steps after ByteLevel")
-        if step.get("add_prefix_space", True):
-            raise _UnknownStepError("ByteLevel with add_prefix_space, which llama.cpp does not do for BPE")
-        return [GPT2] if step.get("use_regex", True) else []
-    raise _UnknownStepError(f"a step of type {kind}")
-
-
-def _split(step: dict[str, Any]) -> str:
-    pattern = step.get("pattern")
-    if not isinstance(pattern, dict) or not isinstance(pattern.get("Regex"), str):
-        raise _UnknownStepError(f"Split by {pattern!r:.100}")
-    regex = canonical_regex(pattern["Regex"])
-    behavior = step.get("behavior")
-    keeps_matches = behavior == "Removed" and step.get("invert") is True and regex in _COVERS_ALL
-    if behavior != "Isolated" and not keeps_matches:
-        raise _UnknownStepError(f"Split with behavior {behavior}, invert {step.get('invert')}, by {regex!r:.200}")
-    return regex
+def candidates(stages: tuple[str, ...], ignore_merges: bool) -> list[str]:
+    """All names that do different things, those first whose expressions look most like what is looked for."""
+    text = "\n".join(stages)
+    different: dict[tuple[tuple[str, ...], bool], PreTokenizer] = {}
+    for known in KNOWN:
+        different.setdefault((known.stages, known.ignore_merges), known)
+    ranked = sorted(
+        different.values(),
+        key=lambda known: (
+            -SequenceMatcher(None, "\n".join(known.stages), text, autojunk=False).ratio(),
+            known.ignore_merges != ignore_merges,
+        ),
+    )
+    return [*dict.fromkeys(known.name for known in ranked), *OTHERS]

@@ -1,24 +1,23 @@
 """Mistral's own tokenizer file, tekken.json, for models published without a tokenizer.json.
 
 Format: mistral-common, tokens/tokenizers/tekken.py. The first `default_num_special_tokens` ids are special; after
-them comes every entry of `vocab` at its rank, cut at `default_vocab_size`. Text is split by `pattern`; in a word the
-neighbours whose joint bytes have the lowest rank are merged first. llama.cpp ranks pairs, so every pair that makes a
-token becomes a merge, in the order of the tokens made.
+them comes every entry of `vocab` at its rank, cut at `default_vocab_size`. Text is split by `pattern`, then BPE goes by
+these ranks (see `ranked`).
 """
 
 from __future__ import annotations
 
 import binascii
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from llmkit.convert.tokenizer.bpe import chosen_name
 from llmkit.convert.tokenizer.files import MAX_TOKENIZER_BYTES, TokenizerFiles
-from llmkit.convert.tokenizer.pretokenizer import canonical_regex
+from llmkit.convert.tokenizer.ranked import ranked_splitter
+from llmkit.convert.tokenizer.recognise import recognise
 from llmkit.convert.tokenizer.vocabulary import TokenTable, TokenType, Vocabulary, too_large
 from llmkit.errors import FormatError
 from llmkit.formats.strictjson import json_kind, read_json_object
+from llmkit.protocols import TokenizerJudge
 
 # Files up to version 7 do not list their special tokens.
 _OLD_SPECIAL_TOKENS: Final = (
@@ -47,15 +46,10 @@ _KINDS: Final = {"unk": "<unk>", "bos": "<s>", "eos": "</s>", "pad": "<pad>"}
 _MAX_TOKEN_BYTES: Final = 4096
 
 
-def byte_alphabet() -> tuple[str, ...]:
-    """The character that stands for each byte in byte-level BPE: printable Latin-1 for itself, then from U+0100 on."""
-    own = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = iter(range(256, 512))
-    return tuple(chr(byte if byte in own else next(others)) for byte in range(256))
-
-
-def tekken_vocabulary(files: TokenizerFiles, n_vocab: int, pre: str | None, notes: list[str]) -> Vocabulary:
-    """The vocabulary of tekken.json.
+def tekken_vocabulary(
+    files: TokenizerFiles, n_vocab: int, pre: str | None, judge: TokenizerJudge | None, notes: list[str]
+) -> Vocabulary:
+    """The vocabulary of tekken.json; for `pre` and `judge` see `recognise`.
 
     Raises FormatError when the file is not what mistral-common requires, UnsupportedError when the embedding is too
     small for it or llama.cpp has no pre-tokenizer for its pattern.
@@ -72,18 +66,15 @@ def tekken_vocabulary(files: TokenizerFiles, n_vocab: int, pre: str | None, note
         raise FormatError(path, f"config.pattern: expected a string, found {json_kind(pattern)}")
     words = _words(content.get("vocab"), n_tokens - n_special, path)
     special = _special_tokens(content.get("special_tokens"), n_special, path)
-    ranks = {word: rank for rank, word in enumerate(words)}
-    merges = _merges(words, ranks)
-    name = chosen_name((canonical_regex(pattern),), True, list, pre, path, notes)
+    splitter = ranked_splitter(words, pattern)
+    name = recognise(splitter, None, pre, judge, path, notes)
     if n_tokens > n_vocab:
         raise too_large(path, n_vocab, "the first beyond it", n_vocab)
 
-    alphabet = byte_alphabet()
-    spelled = ["".join(map(alphabet.__getitem__, word)) for word in words]
     table = TokenTable(n_vocab, path)
     for id, (text, type) in enumerate(special):
         table.put(id, text, type)
-    for rank, text in enumerate(spelled):
+    for rank, text in enumerate(splitter.vocab):
         table.put(n_special + rank, text, TokenType.NORMAL)
     texts, types, _ = table.finish(notes)
     ids = {text: id for id, (text, _) in enumerate(special)}
@@ -93,7 +84,7 @@ def tekken_vocabulary(files: TokenizerFiles, n_vocab: int, pre: str | None, note
         texts=texts,
         types=types,
         scores=None,
-        merges=tuple(f"{spelled[left]} {spelled[right]}" for left, right in merges),
+        merges=tuple(f"{left} {right}" for left, right in splitter.merges),
         add_space_prefix=False,
         adds_bos=True,
         ids=ids,
@@ -148,16 +139,3 @@ def _special_tokens(entries: object, count: int, path: Path) -> list[tuple[str, 
         found.append((text, TokenType.CONTROL if control else TokenType.USER_DEFINED))
     filler = [(f"<SPECIAL_{rank}>", TokenType.CONTROL) for rank in range(len(found), count)]
     return found + filler
-
-
-def _merges(words: Sequence[bytes], ranks: dict[bytes, int]) -> list[tuple[int, int]]:
-    """All pairs of ranks whose bytes together are a token, by the rank of that token."""
-    merges = []
-    for word in words[256:]:
-        pairs = []
-        for at in range(1, len(word)):
-            left, right = ranks.get(word[:at]), ranks.get(word[at:])
-            if left is not None and right is not None:
-                pairs.append((left, right))
-        merges += sorted(pairs)
-    return merges

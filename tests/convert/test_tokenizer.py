@@ -11,7 +11,7 @@ from gguf import GGUFReader
 from tokenizers import Tokenizer
 
 from llmkit.convert.tokenizer import tokenizer_metadata
-from llmkit.convert.tokenizer.bpe import unreachable_tokens
+from llmkit.convert.tokenizer.recognise import unreachable_tokens
 from llmkit.formats.gguf import Value, ValueType
 from tests.convert import trained
 from tests.convert.trained import SPECIAL, byte_level, split, write_json

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, pre_tokenizers
 
 from llmkit.convert.tokenizer import tokenizer_metadata
-from llmkit.convert.tokenizer.tekken import byte_alphabet
+from llmkit.convert.tokenizer.bytelevel import byte_alphabet
 from llmkit.errors import FormatError, LlmkitError, UnsupportedError
 from llmkit.formats.gguf import plan_layout
 from tests.convert import trained
-from tests.convert.test_tokenizer_tokens import has_marks_or_case
+from tests.convert.test_pretokenizers import has_marks_or_case
 from tests.convert.trained import TEKKEN, byte_level, split, write_json
 from tests.convert.vocabfile import LlamaVocabulary
 from tests.corpus import plain_texts, texts_with

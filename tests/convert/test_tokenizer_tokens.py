@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ from sentencepiece import SentencePieceProcessor
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from llmkit.convert.tokenizer import tokenizer_metadata
-from llmkit.convert.tokenizer.pretokenizer import KNOWN
 from tests.convert import trained
-from tests.convert.trained import SPECIAL, byte_level, split
+from tests.convert.trained import byte_level, split
 from tests.convert.vocabfile import LlamaVocabulary
 from tests.corpus import plain_texts, random_texts, texts_with
 
@@ -53,72 +51,6 @@ def test_smollm2(smollm2_checkpoint: Path, tmp_path: Path) -> None:
         for text in texts:
             ids = vocabulary.encode(text)
             assert vocabulary.decode(ids).decode("utf-8", "replace") == hf.decode(ids, skip_special_tokens=False)
-
-
-# The names in the table, how their tokenizer.json splits, and ignore_merges.
-FAMILIES: dict[str, tuple[Any, bool]] = {
-    "gpt-2": (byte_level(use_regex=True), False),
-    "smollm": (byte_level(pre_tokenizers.Digits(individual_digits=True), use_regex=True), False),
-    "llama-bpe": (byte_level(split(trained.LLAMA3)), True),
-    "smaug-bpe": (byte_level(split(trained.LLAMA3)), False),
-    "qwen2": (byte_level(split(trained.QWEN2)), False),
-    "tekken": (byte_level(split(trained.TEKKEN)), True),
-    "gpt-4o": (byte_level(split(trained.GPT4O, "removed", invert=True)), False),
-}
-# Less common ones, straight from the table.
-FAMILIES |= {
-    known.name: (byte_level(*map(split, known.stages)), known.ignore_merges)
-    for known in KNOWN
-    if known.name not in FAMILIES
-}
-
-
-def has_marks_or_case(text: str) -> bool:
-    """What llama.cpp's expressions for Tekken and GPT-4o do not tell apart."""
-    return any(
-        (category := unicodedata.category(character)).startswith("M")
-        or (not character.isascii() and category in ("Lu", "Lt", "Ll"))
-        or not unicodedata.is_normalized("NFC", character)
-        or category in ("Cn", "Co")
-        for character in text
-    )
-
-
-def has_wide_spaces(text: str) -> bool:
-    return any(character.isspace() and not character.isascii() for character in text)
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_byte_level(name: str, tmp_path: Path) -> None:
-    pre_tokenizer, ignore_merges = FAMILIES[name]
-    hf = trained.train_byte_level(tmp_path, pre_tokenizer, ignore_merges=ignore_merges)
-    vocabulary, notes = convert(tmp_path, hf.get_vocab_size())
-    (deviation,) = [known.deviation for known in KNOWN if known.name == name]
-    texts = [*plain_texts(), *texts_with([SPECIAL[0], SPECIAL[4]])]
-    with vocabulary:
-        assert json.loads((tmp_path / "tokenizer.json").read_text())["model"]["ignore_merges"] == ignore_merges
-        different = differences(
-            texts, lambda text: vocabulary.encode(text, add_special=True), lambda text: list(hf.encode(text).ids)
-        )
-        assert vocabulary.adds_bos()
-        assert vocabulary.special()["bos"] == hf.token_to_id(SPECIAL[0])
-        assert vocabulary.special()["eos"] == hf.token_to_id(SPECIAL[1])
-        assert vocabulary.special()["eot"] == hf.token_to_id("<|eot_id|>")
-    if deviation:
-        assert notes == [f"llama.cpp's pre-tokenizer {name} is approximate: tokens may differ for {deviation}"]
-        assert different
-        concerned = has_wide_spaces if "spaces" in deviation else has_marks_or_case
-        assert not [text for text in different if not concerned(text)]
-    else:
-        assert notes == []
-        assert different == []
-
-
-def test_the_name_is_in_the_metadata(tmp_path: Path) -> None:
-    for name in ("llama-bpe", "smollm"):
-        pre_tokenizer, ignore_merges = FAMILIES[name]
-        hf = trained.train_byte_level(tmp_path, pre_tokenizer, ignore_merges=ignore_merges, n_tokens=400)
-        assert tokenizer_metadata(tmp_path, hf.get_vocab_size(), {})["tokenizer.ggml.pre"].data == name
 
 
 @pytest.mark.parametrize(
