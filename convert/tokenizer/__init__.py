@@ -2,11 +2,14 @@
 
 files          finds and reads the JSON files
 vocabulary     records: tokens, their types, what becomes of holes
-bpe            byte-level BPE (tokenizer.json), with pretokenizer: which splitting llama.cpp calls by which name
+bpe            byte-level BPE (tokenizer.json)
+stages         how a tokenizer.json splits text, in terms that compare; splitting: the expressions in one spelling
+pretokenizer   what llama.cpp's pre-tokenizers do; recognise: which of them a checkpoint gets
+prove          finding one by its tokens, on hardtexts
 sentencepiece  tokenizer.model
 metaspace      SentencePiece's kind of BPE where only tokenizer.json is left
-tekken         tekken.json, Mistral's own file
-special        BOS, EOS and the like
+tekken         tekken.json, Mistral's own file; ranked: BPE by ranks of tokens
+special        BOS, EOS and the like; infill: the tokens for filling in the middle
 chat_template  chat templates
 """
 

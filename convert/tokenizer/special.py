@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from llmkit.convert.tokenizer.files import TokenizerFiles, steps, token_content
+from llmkit.convert.tokenizer.infill import infill_tokens
 from llmkit.convert.tokenizer.vocabulary import Vocabulary
 from llmkit.formats.gguf import Value, boolean, u32
 
@@ -27,11 +28,11 @@ _ID_KEYS: Final = {
     "fim_pre": "tokenizer.ggml.fim_pre_token_id",
     "fim_suf": "tokenizer.ggml.fim_suf_token_id",
     "fim_mid": "tokenizer.ggml.fim_mid_token_id",
+    "fim_pad": "tokenizer.ggml.fim_pad_token_id",
+    "fim_rep": "tokenizer.ggml.fim_rep_token_id",
+    "fim_sep": "tokenizer.ggml.fim_sep_token_id",
 }
 _DECLARED: Final = ("bos", "eos", "unk", "sep", "pad", "mask")
-
-# Code Llama's infill tokens, by text; llama.cpp finds those of other families itself.
-_CODE_LLAMA: Final = {"fim_pre": "▁<PRE>", "fim_suf": "▁<SUF>", "fim_mid": "▁<MID>", "eot": "▁<EOT>"}
 
 # Texts that llama.cpp takes for the end of generation wherever they occur (llama_vocab::impl::load).
 _ENDS: Final = (
@@ -80,9 +81,7 @@ def special_metadata(
         if "eos" in ids:
             ids["eot"] = ids["eos"]
         ids["eos"] = last
-    for kind, text in _CODE_LLAMA.items():
-        if text in vocabulary.ids:
-            ids[kind] = vocabulary.ids[text]
+    ids |= infill_tokens(vocabulary.ids)
     _add_more_ends(ids, files, vocabulary, config, notes)
     found = {_ID_KEYS[kind]: u32(ids[kind]) for kind in _ID_KEYS if kind in ids}
     found["tokenizer.ggml.add_bos_token"] = boolean(

@@ -11,6 +11,7 @@ from gguf import GGUFReader
 from tokenizers import Tokenizer
 
 from llmkit.convert.tokenizer import tokenizer_metadata
+from llmkit.convert.tokenizer.bytelevel import byte_alphabet
 from llmkit.convert.tokenizer.recognise import unreachable_tokens
 from llmkit.formats.gguf import Value, ValueType
 from tests.convert import trained
@@ -39,6 +40,10 @@ def small_tokenizer(**changes: Any) -> dict[str, Any]:
     }
     tokenizer["model"] |= changes.pop("model", {})
     return tokenizer | changes
+
+
+def byte_vocabulary() -> dict[str, int]:
+    return {character: byte for byte, character in enumerate(byte_alphabet())}
 
 
 def added(id: int, content: str, *, special: bool = True, **flags: Any) -> dict[str, Any]:
@@ -262,6 +267,39 @@ def test_code_llama_infill_tokens(tmp_path: Path) -> None:
     with LlamaVocabulary(tokenizer_metadata(tmp_path, n + 4, {}), tmp_path / "v.gguf") as vocabulary:
         special = vocabulary.special()
         assert [special[kind] for kind in ("fim_pre", "fim_mid", "fim_suf", "eot")] == [n, n + 1, n + 2, n + 3]
+
+
+QWEN = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>")
+STARCODER = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<fim_pad>", "<repo_name>", "<file_sep>")
+CODEGEMMA = (*QWEN[:3], None, None, "<|file_separator|>")
+DEEPSEEK = ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>", None, None, None)
+
+
+@pytest.mark.parametrize(
+    "texts", [QWEN, STARCODER, CODEGEMMA, DEEPSEEK], ids=["qwen", "starcoder", "gemma", "deepseek"]
+)
+def test_infill_tokens(texts: tuple[str | None, ...], tmp_path: Path) -> None:
+    """All kinds that are there reach llama.cpp, which also ends generation at the last three."""
+    tokenizer = small_tokenizer(model={"vocab": byte_vocabulary(), "merges": []}, added_tokens=[])
+    kinds = ("fim_pre", "fim_suf", "fim_mid", "fim_pad", "fim_rep", "fim_sep")
+    expected = {kind: 256 + i for i, kind in enumerate(kinds) if texts[i] is not None}
+    tokenizer["added_tokens"] = [added(256 + i, text) for i, text in enumerate(texts) if text is not None]
+    write_json(tmp_path / "tokenizer.json", tokenizer)
+    metadata = tokenizer_metadata(tmp_path, 262, {})
+    found = {key.removeprefix(P).removesuffix("_token_id"): value.data for key, value in metadata.items()}
+    assert {kind: id for kind, id in found.items() if kind.startswith("fim")} == expected
+    with LlamaVocabulary(metadata, tmp_path / "v.gguf") as vocabulary:
+        special = vocabulary.special()
+        assert {kind: special[kind] for kind in kinds} == {kind: expected.get(kind, -1) for kind in kinds}
+        for kind, id in expected.items():
+            assert vocabulary.ends_generation(id) == (kind in kinds[3:])
+
+
+def test_no_infill_without_all_its_markers(tmp_path: Path) -> None:
+    """A repository name alone, as models that saw code have it, ends no generation."""
+    tokens = [added(7, "<fim_prefix>"), added(8, "<fim_suffix>"), added(9, "<repo_name>")]
+    found, _ = read(tmp_path, tokenizer=small_tokenizer(added_tokens=tokens))
+    assert not [key for key in found if "fim" in key]
 
 
 def test_sentencepiece_notes_what_llama_cpp_does_not_do(tmp_path: Path) -> None:

@@ -39,7 +39,8 @@ def test_smollm2(smollm2_checkpoint: Path, tmp_path: Path) -> None:
     with LlamaVocabulary(metadata, tmp_path / "v.gguf") as vocabulary:
         assert not differences(texts, vocabulary.encode, lambda text: list(hf.encode(text).ids))
         assert vocabulary.special() | {"eot": 0} == {
-            **dict.fromkeys(("sep", "fim_pre", "fim_suf", "fim_mid"), -1),
+            **dict.fromkeys(("sep", "fim_pre", "fim_suf", "fim_mid", "fim_pad", "fim_sep"), -1),
+            "fim_rep": 4,  # <reponame>, which llama.cpp knows
             "bos": 1,
             "eos": 2,
             "pad": 2,

@@ -60,7 +60,7 @@ class LlamaVocabulary:
 
     def special(self) -> dict[str, int]:
         """bos, eos, eot, pad and so on, -1 for none."""
-        kinds = ("bos", "eos", "eot", "sep", "pad", "fim_pre", "fim_suf", "fim_mid")
+        kinds = ["bos", "eos", "eot", "sep", "pad", "fim_pre", "fim_suf", "fim_mid", "fim_pad", "fim_rep", "fim_sep"]
         return {kind: getattr(llama_cpp, f"llama_vocab_{kind}")(self._vocab) for kind in kinds}
 
     def adds_bos(self) -> bool:
