@@ -9,6 +9,7 @@ prove          finding one by its tokens, on hardtexts
 sentencepiece  tokenizer.model
 metaspace      SentencePiece's kind of BPE where only tokenizer.json is left
 tekken         tekken.json, Mistral's own file; ranked: BPE by ranks of tokens
+vocabmerges    vocab.json and merges.txt, with the rules of their class
 special        BOS, EOS and the like; infill: the tokens for filling in the middle
 chat_template  chat templates
 """
@@ -28,6 +29,7 @@ from llmkit.convert.tokenizer.sentencepiece import read_sentencepiece, sentencep
 from llmkit.convert.tokenizer.special import special_metadata
 from llmkit.convert.tokenizer.stages import is_byte_level
 from llmkit.convert.tokenizer.tekken import tekken_vocabulary
+from llmkit.convert.tokenizer.vocabmerges import has_vocab_and_merges, with_tokenizer_json
 from llmkit.convert.tokenizer.vocabulary import Vocabulary
 from llmkit.errors import FormatError, UnsupportedError
 from llmkit.formats.gguf import Value, string
@@ -54,6 +56,8 @@ def tokenizer_metadata(
     """
     notes = [] if notes is None else notes
     files = read_tokenizer_files(folder)
+    if files.tokenizer is None and has_vocab_and_merges(folder) and not (folder / "tokenizer.model").is_file():
+        files = with_tokenizer_json(files, config)
     vocabulary = _vocabulary(files, n_vocab, pre, judge, notes)
     special = special_metadata(files, vocabulary, config, notes)
     found = {**vocabulary.metadata(), **special, **chat_template_metadata(files, notes)}
@@ -80,7 +84,7 @@ def _vocabulary(
     if files.tokenizer is None:
         if (files.folder / "tekken.json").is_file():
             return tekken_vocabulary(files, n_vocab, pre, judge, notes)
-        raise FormatError(files.folder, _missing(files.folder))
+        raise FormatError(files.folder, _missing())
     model_json = files.tokenizer.get("model")
     kind = model_json.get("type") if isinstance(model_json, dict) else None
     if not isinstance(model_json, dict) or (kind is None and "merges" not in model_json):
@@ -94,13 +98,8 @@ def _vocabulary(
     return byte_level_vocabulary(files, n_vocab, pre, judge, notes)
 
 
-def _missing(folder: Path) -> str:
-    looked_for = "found no tokenizer.json, tokenizer.model or tekken.json"
-    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        return (
-            f"{looked_for}, but vocab.json and merges.txt, which do not say how text is split; transformers writes "
-            'tokenizer.json: AutoTokenizer.from_pretrained("<folder>").save_pretrained("<folder>")'
-        )
+def _missing() -> str:
+    looked_for = "found no tokenizer.json, tokenizer.model, tekken.json, or vocab.json with merges.txt"
     return (
         f"{looked_for}; copy the tokenizer files (tokenizer.json or tokenizer.model, tokenizer_config.json, "
         "special_tokens_map.json) here from the model this one was made from"

@@ -25,10 +25,11 @@ class TokenizerFiles:
     special_tokens_map: dict[str, Any]
     generation_config: dict[str, Any]
     added_tokens_json: dict[str, Any]
+    tokenizer_name: str = "tokenizer.json"  # of the file that `tokenizer` comes from
 
     @property
     def tokenizer_json(self) -> Path:
-        return self.folder / "tokenizer.json"
+        return self.folder / self.tokenizer_name
 
     @property
     def tokenizer_config(self) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import pre_tokenizers
+from tokenizers import AddedToken, normalizers, pre_tokenizers
 
 from llmkit.convert.tokenizer import tokenizer_metadata
 from llmkit.convert.tokenizer.pretokenizer import ACCEPTED_NAMES, KNOWN, OTHERS, WITHOUT_BOS, candidates
@@ -105,6 +105,24 @@ def test_published(label: str, tmp_path: Path) -> None:
     else:
         assert notes == []
         assert different == []
+
+
+def test_runs_of_spaces_as_added_tokens(tmp_path: Path) -> None:
+    """GPT-NeoX and Phi-2 have them; the former also normalises text, which llama.cpp does not."""
+    hf = trained.train_byte_level(tmp_path, PUBLISHED["gpt2"].pre_tokenizer, template=False)
+    hf.normalizer = normalizers.NFC()
+    runs = [character * n for character, longest in ((" ", 24), ("\t", 9)) for n in range(longest, 1, -1)]
+    hf.add_tokens([AddedToken(run, normalized=True) for run in runs])
+    hf.save(str(tmp_path / "tokenizer.json"))
+    notes: list[str] = []
+    metadata = tokenizer_metadata(tmp_path, hf.get_vocab_size(), {}, notes=notes)
+    assert [note.partition(",")[0] for note in notes] == ["the tokenizer normalises text (NFC)"]
+    with LlamaVocabulary(metadata, tmp_path / "v.gguf") as vocabulary:
+        different = differences(plain_texts(), vocabulary, hf)
+        assert vocabulary.encode(" " * 30) == hf.encode(" " * 30).ids
+        assert len(vocabulary.encode(" " * 30)) == 2
+    assert different
+    assert not [text for text in different if unicodedata.is_normalized("NFC", text)]
 
 
 def test_the_table_has_one_spelling_and_known_names() -> None:

@@ -33,7 +33,14 @@ def test_no_tokenizer(tmp_path: Path) -> None:
     fails(tmp_path, FormatError, str(tmp_path), "tokenizer.json", "tokenizer.model", "copy the tokenizer files")
     (tmp_path / "vocab.json").write_text("{}")
     (tmp_path / "merges.txt").write_text("")
-    fails(tmp_path, FormatError, "merges.txt", "save_pretrained")
+    fails(tmp_path, UnsupportedError, "merges.txt", "class None", "GPT2Tokenizer", "save_pretrained")
+    write_json(tmp_path / "tokenizer_config.json", {"tokenizer_class": "ClvpTokenizer"})
+    fails(tmp_path, UnsupportedError, "class 'ClvpTokenizer'")
+    write_json(tmp_path / "tokenizer_config.json", {"tokenizer_class": "GPT2TokenizerFast"})
+    (tmp_path / "merges.txt").write_text("#version: 0.2\na b c\n")
+    fails(tmp_path, FormatError, "vocab.json", "entry 0 is no pair of tokens: 'a b c'")
+    (tmp_path / "merges.txt").write_bytes(b"\xff")
+    fails(tmp_path, FormatError, "merges.txt", "not valid UTF-8")
 
 
 @pytest.mark.parametrize(
