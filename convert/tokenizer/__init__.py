@@ -8,7 +8,7 @@ pretokenizer   what llama.cpp's pre-tokenizers do; recognise: which of them a ch
 prove          finding one by its tokens, on hardtexts
 sentencepiece  tokenizer.model
 metaspace      SentencePiece's kind of BPE where only tokenizer.json is left
-tekken         tekken.json, Mistral's own file; ranked: BPE by ranks of tokens
+tekken         tekken.json, Mistral's own file; tiktoken: lists of tokens; ranked: BPE by ranks of tokens
 vocabmerges    vocab.json and merges.txt, with the rules of their class
 special        BOS, EOS and the like; infill: the tokens for filling in the middle
 chat_template  chat templates
@@ -29,6 +29,7 @@ from llmkit.convert.tokenizer.sentencepiece import read_sentencepiece, sentencep
 from llmkit.convert.tokenizer.special import special_metadata
 from llmkit.convert.tokenizer.stages import is_byte_level
 from llmkit.convert.tokenizer.tekken import tekken_vocabulary
+from llmkit.convert.tokenizer.tiktoken import tiktoken_file, tiktoken_vocabulary
 from llmkit.convert.tokenizer.vocabmerges import has_vocab_and_merges, with_tokenizer_json
 from llmkit.convert.tokenizer.vocabulary import Vocabulary
 from llmkit.errors import FormatError, UnsupportedError
@@ -76,14 +77,18 @@ def _vocabulary(
             model = read_sentencepiece(path)
         except FormatError:
             # Llama 3 repositories carry a list of base64 tokens under this name, beside a tokenizer.json.
-            if files.tokenizer is None:
+            if files.tokenizer is None and tiktoken_file(files.folder) is None:
                 raise
-            notes.append("tokenizer.model is no SentencePiece model; tokenizer.json is taken")
+            if files.tokenizer is not None:
+                notes.append("tokenizer.model is no SentencePiece model; tokenizer.json is taken")
         else:
             return sentencepiece_vocabulary(files, model, n_vocab, notes)
     if files.tokenizer is None:
         if (files.folder / "tekken.json").is_file():
             return tekken_vocabulary(files, n_vocab, pre, judge, notes)
+        ranked = tiktoken_file(files.folder)
+        if ranked is not None:
+            return tiktoken_vocabulary(files, ranked, n_vocab, pre, judge, notes)
         raise FormatError(files.folder, _missing())
     model_json = files.tokenizer.get("model")
     kind = model_json.get("type") if isinstance(model_json, dict) else None

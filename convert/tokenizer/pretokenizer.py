@@ -76,6 +76,7 @@ KNOWN: Final = (
         deviation=_WIDE_SPACES,
     ),
     PreTokenizer("tiny_aya", (by.DIGITS3_FROM_THE_END, by.GPT4O), deviation=_ANY_CASE),
+    PreTokenizer("kimi-k2", (by.KIMI,), deviation="words with combining marks or with capitals inside"),
     PreTokenizer("exaone-moe", (by.EXAONE_MOE,)),
     PreTokenizer("minicpm5", (by.DIGITS3, by.MINICPM5), ignore_merges=True, clean_spaces=True),
     PreTokenizer("seed-coder", (by.SEED_CODER,)),
@@ -91,7 +92,7 @@ KNOWN: Final = (
 )
 
 # Further ones that can turn out to fit: they do something that none of the names above does.
-OTHERS: Final = ("granite-embed-multi-97m", "kimi-k2", "youtu", "afmoe", "chameleon", "default")
+OTHERS: Final = ("granite-embed-multi-97m", "youtu", "afmoe", "chameleon", "default")
 
 # A checkpoint without a BOS token: llama.cpp would take token 11 for it, but not under these names for the same thing.
 WITHOUT_BOS: Final = {"llama-bpe": "glm4", "smaug-bpe": "chatglm-bpe"}

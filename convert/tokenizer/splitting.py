@@ -56,6 +56,15 @@ JAIS2: Final = (
     + "|".join(rf"\s{{{n}}}(?!\S)" for n in ("512", "256", "128", "64", "32", "16", "8", "4", "1,2"))
     + r"|\s{1}"
 )
+# Kimi's: runs of Chinese characters apart, and the words of GPT-4o without them.
+_NO_HAN: Final = r"&&[^\p{Han}]]"
+_WORDS_BUT_HAN: Final = tuple(word.replace(r"\p{M}]", r"\p{M}" + _NO_HAN) for word in _WORDS_BY_CASE)
+KIMI: Final = (
+    r"[\p{Han}]+|"
+    + "|".join(f"{word}{CONTRACTIONS}?" for word in _WORDS_BUT_HAN)
+    + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+    + _SPACES
+)
 BLOOM: Final = " ?[^(\\s|[.,!?…。，、।۔،])]+"
 LINE_ENDS: Final = r"[\r\n]"
 # Digits in threes, counted from the end of the number.

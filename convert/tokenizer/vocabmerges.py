@@ -68,7 +68,7 @@ def with_tokenizer_json(files: TokenizerFiles, config: Mapping[str, Any]) -> Tok
     steps = steps_of(known.stages)
     if files.config.get("add_prefix_space") is True:
         steps[-1]["add_prefix_space"] = True
-    tokenizer = {
+    tokenizer: dict[str, Any] = {
         "added_tokens": [],
         "normalizer": {"type": "NFC"} if known.normalizes else None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},

@@ -58,6 +58,10 @@ def has_mixed_words(text: str) -> bool:
     return bool(digits) or any((c.isnumeric() and not c.isdecimal()) or c.isupper() for c in text)
 
 
+def has_marks_or_capitals(text: str) -> bool:
+    return has_marks_or_case(text) or any(character.isupper() for character in text)
+
+
 def has_carriage_returns(text: str) -> bool:
     return "\r" in text
 
@@ -65,6 +69,7 @@ def has_carriage_returns(text: str) -> bool:
 CONCERNED: dict[str, Callable[[str], bool]] = {
     "gpt-4o": has_marks_or_case,
     "tekken": has_marks_or_case,
+    "kimi-k2": has_marks_or_capitals,
     "tiny_aya": has_mixed_words,
     "laguna": has_carriage_returns,
     "deepseek-llm": has_wide_spaces,
