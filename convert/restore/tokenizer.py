@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from llmkit.convert.gguf_source import GGUFSource
-from llmkit.convert.tokenizer.pretokenizer import GPT2, KNOWN
+from llmkit.convert.tokenizer.pretokenizer import named
+from llmkit.convert.tokenizer.stages import steps_of
 from llmkit.convert.tokenizer.vocabulary import TokenType
 from llmkit.errors import FormatError, UnsupportedError
 from llmkit.formats.gguf import Value
@@ -144,15 +145,10 @@ def _vocab(found: _Metadata) -> dict[str, int]:
 
 def _byte_level(found: _Metadata) -> dict[str, Any]:
     name = found.get("pre", "default")
-    known = next((known for known in KNOWN if known.name == name), None)
+    known = named(name) if isinstance(name, str) else None
     if known is None:
         raise UnsupportedError(f"{found.path}: llmkit does not know what the pre-tokenizer {name!r} does")
-    *before, last = known.stages
-    stages = [*before] if last == GPT2 else [*before, last]
-    steps: list[dict[str, Any]] = [
-        {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False} for regex in stages
-    ]
-    steps.append({"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": last == GPT2})
+    steps = steps_of(known.stages)
     byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
     return {
         "normalizer": None,

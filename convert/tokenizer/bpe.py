@@ -59,7 +59,7 @@ def byte_level_vocabulary(
         texts=texts,
         types=types,
         scores=None,
-        merges=tuple(f"{left} {right}" for left, right in _usable_merges(merges, notes)),
+        merges=tuple(f"{left} {right}" for left, right in usable_merges(merges, notes)),
         add_space_prefix=False,
         adds_bos=False,
         ids={content: id for content, id in ids.items() if id < n_vocab},
@@ -119,18 +119,18 @@ def _pairs(entries: list[Any]) -> list[Merge] | None:
     return None
 
 
-def _usable_merges(merges: Sequence[Merge], notes: list[str]) -> list[Merge]:
+def usable_merges(merges: Sequence[Merge], notes: list[str]) -> list[Merge]:
     """The merges as llama.cpp can use them.
 
     Of a pair given twice, tokenizers ranks the last, llama.cpp the first: only the last stays. A part with a space
-    cannot occur in byte-level text, where spaces are `Ġ`, and "a b" could not spell it.
+    cannot occur, because spaces are `Ġ` or `▁` when merging begins, and "a b" could not spell it.
     """
     spaced = sum(" " in left or " " in right for left, right in merges)
     last = {merge: rank for rank, merge in enumerate(merges)}
     if len(last) < len(merges):
         notes.append(f"{len(merges) - len(last)} repeated merges are left out")
     if spaced:
-        notes.append(f"{spaced} merges contain a space, which byte-level text never does, and are left out")
+        notes.append(f"{spaced} merges contain a space, which no text does by then, and are left out")
     if not spaced and len(last) == len(merges):
         return list(merges)
     return [

@@ -1,23 +1,31 @@
-"""Llama 1 and 2's kind of tokenizer where only tokenizer.json tells of it: BPE with byte fallback over `▁` words.
+"""Llama 2's and Gemma's kind of tokenizer where only tokenizer.json tells of it: BPE with byte fallback and `▁`.
 
-llama.cpp's tokenizer for these models merges the neighbours whose joint text has the best score; tokenizer.json
-ranks pairs instead. A token's score here is minus its place in the order of first merges, which gives back the
-scores of the SentencePiece model that such a file was made from. (The peer's converter gives every token one and the
-same score, and llama.cpp then splits most words wrongly.)
+llama.cpp has two tokenizers for it. The older one, "llama", merges the neighbours whose joint text has the best score;
+tokenizer.json ranks pairs instead. A token's score here is minus its place in the order of first merges, which gives
+back the scores of the SentencePiece model that such a file was made from. (The peer's converter gives every token one
+and the same score, and llama.cpp then splits most words wrongly.) The newer one, "gemma4", ranks pairs too, but always
+adds BOS and puts no space before the text. It is taken where scores cannot say what the ranks do.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Final
 
-from llmkit.convert.tokenizer.bpe import read_merges, trained_tokens
+from llmkit.convert.tokenizer.bpe import read_merges, trained_tokens, usable_merges
 from llmkit.convert.tokenizer.files import TokenizerFiles, steps, token_content
-from llmkit.convert.tokenizer.special import declared_contents
+from llmkit.convert.tokenizer.special import declared_contents, post_processing
 from llmkit.convert.tokenizer.stages import Merge
-from llmkit.convert.tokenizer.vocabulary import TokenTable, TokenType, Vocabulary, put_added_tokens, too_large
+from llmkit.convert.tokenizer.vocabulary import (
+    AddedToken,
+    TokenTable,
+    TokenType,
+    Vocabulary,
+    put_added_tokens,
+    too_large,
+)
 from llmkit.errors import UnsupportedError
 
 _BYTE: Final = re.compile(r"<0x[0-9A-Fa-f]{2}>")
@@ -41,8 +49,12 @@ def metaspace_vocabulary(files: TokenizerFiles, n_vocab: int, notes: list[str]) 
     vocab = trained_tokens(model, path)
     merges = read_merges(model, vocab, path)
     prefix = _adds_space(files.tokenizer, vocab, path, notes)
-    _check_merges(vocab, merges, notes)
+    problem = _unlike_scores(vocab, merges)
+    ranked = bool(problem) and not prefix and not _joins_line_ends(merges) and _has_bos(files, vocab)
+    if problem and not ranked:
+        notes.append(problem)
     scores = merge_scores(vocab, merges)
+    made = {left + right for left, right in merges}
     added = files.added_tokens()
     contents = {token.content for token in added}
     special = {*declared_contents(files), token_content(model.get("unk_token"))}
@@ -58,15 +70,16 @@ def metaspace_vocabulary(files: TokenizerFiles, n_vocab: int, notes: list[str]) 
         elif text in special:
             type = TokenType.CONTROL
         table.put(id, text, type, scores[text])
-    put_added_tokens(table, added, vocab, notes)
+    # Spaces are `▁` by the time that added tokens are looked for: merges make the runs of them, if anything does.
+    put_added_tokens(table, [token for token in added if not _is_merged(token, made)], vocab, notes)
     texts, types, all_scores = table.finish(notes)
     return Vocabulary(
-        model="llama",
-        pre="default",
+        model="gemma4" if ranked else "llama",
+        pre="gemma4" if ranked else "default",
         texts=texts,
         types=types,
-        scores=all_scores,
-        merges=None,
+        scores=None if ranked else all_scores,
+        merges=tuple(f"{left} {right}" for left, right in usable_merges(merges, notes)) if ranked else None,
         add_space_prefix=prefix,
         adds_bos=True,
         ids={
@@ -96,22 +109,53 @@ def merge_scores(vocab: Mapping[str, int], merges: Sequence[Merge]) -> dict[str,
     return scores
 
 
-def _check_merges(vocab: Mapping[str, int], merges: Sequence[Merge], notes: list[str]) -> None:
-    """Note where merging by scores can differ from merging by pairs: a pair that makes a token but is not listed."""
+def _is_merged(token: AddedToken, made: Set[str]) -> bool:
+    return token.type is TokenType.USER_DEFINED and token.content in made and not token.content.strip(_SPACE)
+
+
+def _has_bos(files: TokenizerFiles, vocab: Mapping[str, int]) -> bool:
+    """Whether the files name a BOS token: "gemma4" ends the process where there is none."""
+    contents = {*vocab, *(token.content for token in files.added_tokens())}
+    named = [token_content(source.get("bos_token")) for source in (files.config, files.special_tokens_map)]
+    return any(content in contents for content in (*named, post_processing(files.tokenizer).first))
+
+
+def _joins_line_ends(merges: Sequence[Merge]) -> bool:
+    """Whether a merge joins a line end with something else: "gemma4" splits text there first."""
+    return any("\n" in left + right and (left + right).strip("\n") for left, right in merges)
+
+
+def _unlike_scores(vocab: Mapping[str, int], merges: Sequence[Merge]) -> str:
+    """Where merging by scores can differ from merging by pairs: a sentence for the user, empty if nowhere.
+
+    Scores take any pair that makes a token, and all pairs of one token as equally good.
+    """
     listed = set(merges)
-    missing = 0
-    example = ""
-    for text in dict.fromkeys(left + right for left, right in merges):
-        for i in range(1, len(text)):
-            left, right = text[:i], text[i:]
-            if left in vocab and right in vocab and (left, right) not in listed:
-                missing += 1
-                example = example or f"{left!r} + {right!r}"
+    missing = [
+        (text[:i], text[i:])
+        for text in dict.fromkeys(left + right for left, right in merges)
+        for i in range(1, len(text))
+        if text[:i] in vocab and text[i:] in vocab and (text[:i], text[i:]) not in listed
+    ]
     if missing:
-        notes.append(
-            f"llama.cpp merges any two neighbours that make a token; {missing} such pairs are no merges of "
-            f"tokenizer.json (such as {example}), so tokens may differ"
+        left, right = missing[0]
+        return (
+            f"llama.cpp merges any two neighbours that make a token; {len(missing)} such pairs are no merges of "
+            f"tokenizer.json (such as {left!r} + {right!r}), so tokens may differ"
         )
+    finished: set[str] = set()
+    previous = ""
+    for left, right in merges:
+        text = left + right
+        if text in finished:
+            return (
+                f"llama.cpp takes all pairs that make one token as equally good; tokenizer.json ranks those of "
+                f"{text!r} apart, so tokens may differ"
+            )
+        if text != previous:
+            finished.add(previous)
+            previous = text
+    return ""
 
 
 def _adds_space(tokenizer: Mapping[str, Any], vocab: Mapping[str, int], path: Path, notes: list[str]) -> bool:
@@ -126,6 +170,8 @@ def _adds_space(tokenizer: Mapping[str, Any], vocab: Mapping[str, int], path: Pa
         else:
             raise _unsupported(path, "normalizer", step)
     for step in steps(tokenizer.get("pre_tokenizer"), "pretokenizers"):
+        if step.get("type") == "Split" and step.get("pattern") == {"String": " "} and replaces:
+            continue  # Gemma's: there is no space left to split at
         if step.get("type") != "Metaspace" or step.get("replacement", _SPACE) != _SPACE:
             raise _unsupported(path, "pre_tokenizer", step)
         replaces = True

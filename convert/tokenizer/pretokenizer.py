@@ -97,18 +97,36 @@ OTHERS: Final = ("granite-embed-multi-97m", "youtu", "afmoe", "chameleon", "defa
 # A checkpoint without a BOS token: llama.cpp would take token 11 for it, but not under these names for the same thing.
 WITHOUT_BOS: Final = {"llama-bpe": "glm4", "smaug-bpe": "chatglm-bpe"}
 
-# Names that the pinned llama.cpp accepts; it refuses to load a file with any other.
-_ACCEPTED: Final = (
-    "default minicpm5 llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano deepseek-llm "
-    "deepseek-coder deepseek-v3 spark2_5 youtu falcon mpt starcoder gpt-2 phi-2 jina-es jina-de gigachat jina-v2-es "
-    "jina-v2-de a.x-4.0 mellum modern-bert jais-2 gemma4 granite-embed-multi-311m sarvam-moe jina-v1-en jina-v2-code "
-    "roberta-bpe whitespace refact command-r qwen2 deepseek-r1-qwen kormo f2llmv2 qwen35 stablelm2 olmo dbrx "
-    "smaug-bpe poro-chat chatglm-bpe glm4 glm5 viking jais tekken smollm codeshell bloom gpt3-finnish exaone exaone4 "
-    "exaone-moe chameleon minerva-7b megrez gpt-4o llama4 kanana2 talkie granite-embed-multi-97m tiny_aya cohere2moe "
-    "superbpe trillion granite-docling bailingmoe bailingmoe2 llada-moe seed-coder hunyuan hunyuan-dense hy_v4 "
-    "joyai-llm kimi-k2 ufakzeka grok-2 afmoe laguna minimax-m2 solar-open mellum2"
-)
-ACCEPTED_NAMES: Final = frozenset(_ACCEPTED.split())
+# Further names for what those of the table do.
+_SAME: Final = {
+    "gpt-2": "phi-2 jina-es jina-de gigachat jina-v2-es jina-v2-de a.x-4.0 mellum modern-bert mpt olmo jais exaone4",
+    "trillion": "granite-docling",
+    "smollm": "command-r",
+    "starcoder": "refact codeshell exaone minerva-7b mellum2",
+    "llama-bpe": "llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano glm4 glm5",
+    "smaug-bpe": "dbrx chatglm-bpe",
+    "qwen2": "deepseek-r1-qwen kormo f2llmv2 hunyuan solar-open grok-2 bailingmoe bailingmoe2 llada-moe",
+    "stablelm2": "megrez",
+    "gpt-4o": "llama4 kanana2 talkie minimax-m2",
+    "deepseek-v3": "hunyuan-dense joyai-llm hy_v4",
+    "tiny_aya": "cohere2moe",
+    "bloom": "gpt3-finnish",
+}
+_FIRST_NAMES: Final = {other: name for name, others in _SAME.items() for other in others.split()}
+
+# Names that the pinned llama.cpp accepts; it refuses to load a file with any other. The last ones are for other kinds
+# of vocabularies, or add tokens around the text.
+_FOR_OTHER_KINDS: Final = (
+    "superbpe", "gemma4", "granite-embed-multi-311m", "sarvam-moe", "whitespace", "roberta-bpe", "jina-v1-en",
+    "jina-v2-code",
+)  # fmt: skip
+ACCEPTED_NAMES: Final = frozenset({*(known.name for known in KNOWN), *_FIRST_NAMES, *OTHERS, *_FOR_OTHER_KINDS})
+
+
+def named(name: str) -> PreTokenizer | None:
+    """What llama.cpp does under `name`; None if that is not known."""
+    name = _FIRST_NAMES.get(name, name)
+    return next((known for known in KNOWN if known.name == name), None)
 
 
 def choose(stages: tuple[str, ...], ignore_merges: bool, clean_spaces: bool | None = None) -> PreTokenizer | None:

@@ -84,9 +84,11 @@ def special_metadata(
     ids |= infill_tokens(vocabulary.ids)
     _add_more_ends(ids, files, vocabulary, config, notes)
     found = {_ID_KEYS[kind]: u32(ids[kind]) for kind in _ID_KEYS if kind in ids}
-    found["tokenizer.ggml.add_bos_token"] = boolean(
-        _adds("bos", template.adds_first, template.first, ids, files, vocabulary, notes)
-    )
+    adds_bos = _adds("bos", template.adds_first, template.first, ids, files, vocabulary, notes)
+    if vocabulary.model == "gemma4" and not adds_bos:
+        notes.append("the tokenizer adds no BOS token, llama.cpp always does with this kind of vocabulary")
+        adds_bos = True
+    found["tokenizer.ggml.add_bos_token"] = boolean(adds_bos)
     if template.adds_last is not None or isinstance(files.config.get("add_eos_token"), bool):
         found["tokenizer.ggml.add_eos_token"] = boolean(
             _adds("eos", template.adds_last, template.last, ids, files, vocabulary, notes)

@@ -20,6 +20,7 @@ Merge = tuple[str, str]
 
 # Stages after the ByteLevel step see the bytes, each as the character that stands for it.
 ON_BYTES: Final = "on bytes: "
+_BEHAVIORS: Final = ("MergedWithNext", "MergedWithPrevious", "Contiguous", "Removed")
 _SPECIAL_CHARACTERS: Final = frozenset("\\.^$|?*+()[]{}")
 
 
@@ -59,6 +60,24 @@ def stages_of(pre_tokenizer: object) -> tuple[str, ...]:
         if step.get("type") == "ByteLevel":
             on_bytes = ON_BYTES
     return tuple(stages)
+
+
+def steps_of(stages: Sequence[str]) -> list[dict[str, Any]]:
+    """The steps of a tokenizer.json that split by `stages`, ByteLevel among them: `stages_of` gives these back."""
+    on_text = [stage for stage in stages if not stage.startswith(ON_BYTES)]
+    with_regex = on_text[-1:] == [GPT2]
+    return [
+        *map(_split_step, on_text[:-1] if with_regex else on_text),
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": with_regex},
+        *(_split_step(stage.removeprefix(ON_BYTES)) for stage in stages[len(on_text) :]),
+    ]
+
+
+def _split_step(stage: str) -> dict[str, Any]:
+    behavior, found, regex = stage.partition(": ")
+    if not found or behavior not in _BEHAVIORS:
+        behavior, regex = "Isolated", stage
+    return {"type": "Split", "pattern": {"Regex": regex}, "behavior": behavior, "invert": False}
 
 
 def _stage(step: dict[str, Any]) -> str | None:

@@ -13,10 +13,10 @@ import pytest
 from tokenizers import AddedToken, normalizers, pre_tokenizers
 
 from llmkit.convert.tokenizer import tokenizer_metadata
-from llmkit.convert.tokenizer.pretokenizer import ACCEPTED_NAMES, KNOWN, OTHERS, WITHOUT_BOS, candidates
+from llmkit.convert.tokenizer.pretokenizer import ACCEPTED_NAMES, KNOWN, OTHERS, WITHOUT_BOS, candidates, named
 from llmkit.convert.tokenizer.prove import try_pre_tokenizers
 from llmkit.convert.tokenizer.splitting import canonical_regex
-from llmkit.convert.tokenizer.stages import ON_BYTES, Splitter
+from llmkit.convert.tokenizer.stages import ON_BYTES, Splitter, stages_of, steps_of
 from llmkit.errors import DependencyError, UnsupportedError
 from llmkit.runtimes.tokenizing import LlamaCppJudge
 from tests.convert import trained
@@ -136,6 +136,19 @@ def test_the_table_has_one_spelling_and_known_names() -> None:
     for known in KNOWN:
         assert [canonical_regex(stage) for stage in known.stages] == list(known.stages)
     assert {known.name for known in KNOWN if known.deviation} == set(CONCERNED)
+
+
+def test_stages_can_be_written_down() -> None:
+    for known in KNOWN:
+        steps = steps_of(known.stages)
+        assert stages_of({"type": "Sequence", "pretokenizers": steps}) == known.stages
+
+
+def test_other_names_for_the_same() -> None:
+    assert [known.name for name in ("refact", "olmo", "glm4", "falcon") if (known := named(name))] == [
+        "starcoder", "gpt-2", "llama-bpe", "falcon",
+    ]  # fmt: skip
+    assert named("superbpe") is None
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def test_merges_that_llama_cpp_would_read_otherwise(tmp_path: Path) -> None:
     assert found[P + "merges"] == ("b c", "a b")
     assert notes == [
         "1 repeated merges are left out",
-        "1 merges contain a space, which byte-level text never does, and are left out",
+        "1 merges contain a space, which no text does by then, and are left out",
     ]
     hf = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert hf.encode("abc").tokens == ["a", "bc"]
