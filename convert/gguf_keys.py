@@ -41,6 +41,15 @@ _DIVIDE_FREQUENCIES: Final = (
     "nanbeige",
 )
 
+# Architectures whose graphs load and use rope_freqs.weight (llama.cpp, src/models: LLM_TENSOR_ROPE_FREQS and
+# get_rope_factors); a file that has it is not loaded by the others.
+_WITH_ROPE_FACTORS: Final = frozenset(
+    (
+        *("llama", "llama4", "mistral3", "deci", "arcee", "apertus", "exaone", "exaone4", "exaone-moe"),
+        *("granite", "granitemoe", "granitehybrid", "nanbeige", "step35"),
+    )
+)
+
 # Field of the hyper-parameters -> key and type; fields that are None are left out.
 KEYS: Final[dict[str, tuple[str, Callable[[Any], Value]]]] = {
     "n_layers": ("block_count", u32),
@@ -95,6 +104,11 @@ def architecture_metadata(arch: str, h: HParams, notes: list[str]) -> dict[str, 
     if h.n_heads:
         found |= {"attention.key_length": u32(h.head_dim), "attention.value_length": u32(h.head_dim)}
     if h.rope is not None:
+        if h.rope.scaling == "llama3" and arch not in _WITH_ROPE_FACTORS:
+            raise UnsupportedError(
+                f"{h.rope.path}: rope scaling 'llama3', which llama.cpp does not compute for {arch}; "
+                "known for it: default, linear, dynamic, yarn"
+            )
         found |= {
             "rope.freq_base": f32(h.rope.theta),
             "rope.dimension_count": u32(h.rope.n_rotated(h.head_dim)),

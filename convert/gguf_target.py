@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from llmkit.convert.lora.merge import merge
 from llmkit.convert.matching import MatchedTensor, match_tensors
 from llmkit.convert.modelcard import general_metadata
 from llmkit.convert.packed import unpack
+from llmkit.convert.modelname import size_label
 from llmkit.convert.plan import ConversionPlan, PlannedTensor
 from llmkit.convert.tokenizer import tokenizer_metadata
 from llmkit.formats.gguf import Value, string, u32
@@ -67,7 +69,8 @@ def plan_gguf(
 
     metadata: dict[str, Value] = {"general.architecture": string(family.gguf_architecture)}
     n_params = sum(prod(m.shape) for m in matched)
-    metadata |= general_metadata(checkpoint.folder, checkpoint.config, n_params, model_id, notes=notes)
+    size = _size_label({m.name: m.shape for m in matched})
+    metadata |= general_metadata(checkpoint.folder, checkpoint.config, n_params, model_id, size=size, notes=notes)
     metadata |= architecture_metadata(family.gguf_architecture, hparams, notes)
     metadata["general.file_type"] = u32(recipe.file_type)
     metadata["general.quantization_version"] = u32(QUANTIZATION_VERSION)
@@ -90,6 +93,26 @@ def plan_gguf(
         label=recipe.label,
         files=lay_out(metadata, planned, split_size=split_size),
         notes=(*notes, *family.notes(config, hparams)),
+    )
+
+
+def _size_label(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """The size as gguf-py counts it: of a mixture, one expert of each stack with all that is shared, times experts."""
+    stacks = [shape for name, shape in shapes.items() if "_exps." in name and len(shape) >= 3]
+    if not stacks:
+        return size_label(sum(map(prod, shapes.values())))
+    others = sum(prod(shape[1:]) - prod(shape) for shape in stacks)
+    return size_label(sum(map(prod, shapes.values())) + others, sum(shape[0] for shape in stacks) // len(stacks))
+
+
+def _refuse_quantized(config: ConfigReader) -> None:
+    found = config.values.get("quantization_config")
+    if found is None:
+        return
+    method = found.get("quant_method", "an unknown method") if isinstance(found, dict) else found
+    raise UnsupportedError(
+        f"{config.path}: the checkpoint is quantised already ({excerpt(method)}); convert the original one, whose "
+        "weights are float32, float16 or bfloat16"
     )
 
 

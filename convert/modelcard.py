@@ -60,11 +60,13 @@ def general_metadata(
     n_params: int,
     model_id: str | None,
     *,
+    size: str | None = None,
     notes: list[str] | None = None,
 ) -> dict[str, Value]:
     """All of `general.*` but architecture, file type, quantisation version and alignment.
 
-    `model_id` is `org/name` of the hub where it is known. A model card that cannot be read leaves out what it would
+    `model_id` is `org/name` of the hub where it is known. `size` is the label where neither card nor names tell it, by
+    default that of `n_params`. A model card that cannot be read leaves out what it would
     have told, with a sentence in `notes`. Raises FormatError only for a broken generation_config.json.
     """
     notes = [] if notes is None else notes
@@ -76,7 +78,7 @@ def general_metadata(
             if part is not None and key not in texts:
                 texts[key] = _utf8(title(part) if key in ("name", "organization") else part)
     texts.setdefault("name", "model")
-    texts.setdefault("size_label", size_label(n_params))
+    texts.setdefault("size_label", size or size_label(n_params))
 
     found: dict[str, Value] = {"general.type": string("model")}
     found |= _sampling(folder)

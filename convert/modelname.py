@@ -71,8 +71,10 @@ def title(text: str) -> str:
     return " ".join(word.title() if word.islower() and not _KEEPS_CASE.fullmatch(word) else word for word in words)
 
 
-def size_label(n_params: int) -> str:
-    """`n_params` in two digits or more: 135M, 1.1B, 13B."""
+def size_label(n_params: int, n_experts: int = 0) -> str:
+    """`n_params` in two digits or more: 135M, 1.1B, 13B; with experts those of a model that has one: 8x7.2B."""
+    if n_experts:
+        return f"{n_experts}x{size_label(n_params)}"
     unit, scale = next((item for item in reversed(_UNITS.items()) if n_params > item[1]), ("K", 1e3))
     digits = len(str(round(n_params / scale)).lstrip("0"))
     return f"{n_params / scale:.{max(2 - digits, 0)}f}{unit}"

@@ -18,6 +18,7 @@ from llmkit.convert.archs import (
     minicpm3,
     mistral,
 )
+from llmkit.convert.archs import llama, mistral, mixtral, olmoe, qwen2, qwen2_moe, qwen3, qwen3_moe, smollm3
 from llmkit.convert.archs.config import ConfigReader, excerpt
 from llmkit.convert.archs.hparams import Experts, HParams, StateSpace
 from llmkit.convert.archs.rope import Rope
@@ -52,6 +53,15 @@ FAMILIES: tuple[Family, ...] = (
     minicpm.FAMILY,
     minicpm3.FAMILY,
     mistral.FAMILY,
+    llama.FAMILY,
+    mistral.FAMILY,
+    mixtral.FAMILY,
+    olmoe.FAMILY,
+    qwen2.FAMILY,
+    qwen2_moe.FAMILY,
+    qwen3.FAMILY,
+    qwen3_moe.FAMILY,
+    smollm3.FAMILY,
 )
 
 _BY_ARCHITECTURE = {name: family for family in FAMILIES for name in family.architectures}

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llmkit.convert.archs.config import ConfigReader
+from llmkit.convert.archs.config import ConfigReader, excerpt
 from llmkit.convert.archs.hparams import Experts, HParams
 from llmkit.convert.archs.rope import Rope, read_rope, write_rope
 from llmkit.convert.archs.rules import Presence, Source, TensorRule, tensor, untied
 from llmkit.convert.transforms import Map, View
-from llmkit.errors import FormatError
+from llmkit.errors import FormatError, UnsupportedError
 
 ATTENTION = "model.layers.{i}.self_attn."
 MLP = "model.layers.{i}.mlp."
@@ -46,6 +46,16 @@ def experts_of(h: HParams) -> Experts:
     """The mixture of experts of a model that has one."""
     assert h.experts is not None, "rules of experts in a family without"
     return h.experts
+
+
+def expert_ff(h: HParams) -> int:
+    """Width of the MLP of one expert."""
+    return experts_of(h).n_ff or h.n_ff
+
+
+def shared_ff(h: HParams) -> int:
+    """Width of the MLP of the shared experts together."""
+    return experts_of(h).n_ff_shared or expert_ff(h)
 
 
 def interleaved_heads(h: HParams, stored: View) -> View:
@@ -115,6 +125,14 @@ def head(name: str = "lm_head", bias: Callable[[HParams], Presence] | None = Non
     return linear("output", lambda h: h.n_vocab, embd, name, presence=untied, bias=bias)
 
 
+def head_norms(prefix: str = ATTENTION) -> Rules:
+    """Normalisations of each head's query and of its key, the same for all heads."""
+    return (
+        *norm("attn_q_norm", prefix + "q_norm", width=lambda h: h.head_dim),
+        *norm("attn_k_norm", prefix + "k_norm", width=lambda h: h.head_dim),
+    )
+
+
 def attention(
     prefix: str = ATTENTION,
     *,
@@ -152,34 +170,54 @@ def gated_experts(
     gate: str = "gate_proj",
     up: str = "up_proj",
     down: str = "down_proj",
+    joined_prefix: str = MLP,
     blocks: Callable[[HParams, int], bool] = lambda h, i: True,
 ) -> Rules:
-    """Gated MLPs of a mixture of experts: one tensor for each, or all in one with gate and up joined."""
+    """Gated MLPs of a mixture of experts: one tensor for each, or all in one with gate and up joined.
+
+    The names `gate`, `up` and `down` are those of one expert's, below `prefix`; transformers 5 has all in one, under
+    the same names in every family, below `joined_prefix`: gate_up_proj [experts, 2 * width, embd], the gates first,
+    and down_proj [experts, embd, width].
+    """
 
     def joined(place: int) -> Source:
         return Source(
-            prefix + "experts.gate_up_proj",
-            stored=lambda h: (experts_of(h).n_experts, 2 * experts_of(h).n_ff, h.n_embd),
+            joined_prefix + "experts.gate_up_proj",
+            stored=lambda h: (experts_of(h).n_experts, 2 * expert_ff(h), h.n_embd),
             view=lambda h, stored: stored.split(1, 2, -1).at(1, place),
         )
 
     def up_shape(h: HParams) -> tuple[int, ...]:
-        return (experts_of(h).n_experts, experts_of(h).n_ff, h.n_embd)
+        return (experts_of(h).n_experts, expert_ff(h), h.n_embd)
 
     def down_shape(h: HParams) -> tuple[int, ...]:
-        return (experts_of(h).n_experts, h.n_embd, experts_of(h).n_ff)
+        return (experts_of(h).n_experts, h.n_embd, expert_ff(h))
 
-    each = prefix + "experts.{e}."
+    each, all_downs = prefix + "experts.{e}.", joined_prefix + "experts.down_proj"
     return (
         tensor("ffn_gate_exps.weight", up_shape, f"{each}{gate}.weight", joined(0), blocks=blocks),
         tensor("ffn_up_exps.weight", up_shape, f"{each}{up}.weight", joined(1), blocks=blocks),
-        tensor("ffn_down_exps.weight", down_shape, f"{each}{down}.weight", prefix + "experts.down_proj", blocks=blocks),
+        tensor("ffn_down_exps.weight", down_shape, f"{each}{down}.weight", all_downs, blocks=blocks),
     )
 
 
-def router(name: str, blocks: Callable[[HParams, int], bool] = lambda h, i: True) -> Rules:
+def shared_experts(
+    prefix: str, *, gate: str | None = None, blocks: Callable[[HParams, int], bool] = lambda h, i: True
+) -> Rules:
+    """The gated MLP that every token passes beside its experts; `gate` is a row whose sigmoid multiplies the result."""
+    mlp = (
+        *linear("ffn_gate_shexp", shared_ff, embd, prefix + "gate_proj", blocks=blocks),
+        *linear("ffn_up_shexp", shared_ff, embd, prefix + "up_proj", blocks=blocks),
+        *linear("ffn_down_shexp", embd, shared_ff, prefix + "down_proj", blocks=blocks),
+    )
+    if gate is None:
+        return mlp
+    return (*linear("ffn_gate_inp_shexp", lambda h: 1, embd, gate, blocks=blocks), *mlp)
+
+
+def router(*names: str, blocks: Callable[[HParams, int], bool] = lambda h, i: True) -> Rules:
     """The matrix that chooses experts."""
-    return linear("ffn_gate_inp", lambda h: experts_of(h).n_experts, embd, name, blocks=blocks)
+    return linear("ffn_gate_inp", lambda h: experts_of(h).n_experts, embd, *names, blocks=blocks)
 
 
 class Heads:
@@ -264,3 +302,53 @@ def write_decoder(h: HParams) -> dict[str, Any]:
         "attention_bias": h.attention_bias,
         "mlp_bias": h.mlp_bias,
     }
+def read_experts(
+    config: ConfigReader,
+    *,
+    n_experts: int,
+    n_used: int,
+    n_ff: int | None = None,
+    n_ff_shared: int | None = None,
+) -> Experts:
+    """What most mixtures' config.json states, in either of the spellings of the number of experts.
+
+    The arguments are what a missing key means; n_ff and n_ff_shared: None if the family has no such key. Raises
+    FormatError for more experts chosen than there are.
+    """
+    key = "num_local_experts" if "num_local_experts" in config else "num_experts"
+    found = Experts(
+        n_experts=config.integer(key, n_experts),
+        n_used=config.integer("num_experts_per_tok", n_used),
+        n_ff=None if n_ff is None else config.integer("moe_intermediate_size", n_ff),
+        n_ff_shared=(None if n_ff_shared is None else config.integer("shared_expert_intermediate_size", n_ff_shared)),
+    )
+    if found.n_used > found.n_experts:
+        raise FormatError(config.path, f"num_experts_per_tok {found.n_used} is more than {key} {found.n_experts}")
+    return found
+
+
+def require_experts_everywhere(config: ConfigReader, n_layers: int) -> None:
+    """Refuse a mixture of which some blocks have an ordinary MLP, for a graph that has experts in all of them."""
+    config.require("decoder_sparse_step", (1,), 1)
+    dense = config.values.get("mlp_only_layers") or []
+    if not isinstance(dense, list) or any(not isinstance(i, int) or 0 <= i < n_layers for i in dense):
+        raise UnsupportedError(
+            f"{config.path}: mlp_only_layers is {excerpt(dense)}; this architecture is computed with experts in "
+            "every block only"
+        )
+
+
+def require_heads_of_full_width(config: ConfigReader, h: HParams) -> None:
+    """Refuse heads that are not the width of the model shared out, for a graph that has no other."""
+    if queries(h) != h.n_embd:
+        raise UnsupportedError(
+            f"{config.path}: head_dim {h.head_dim}; this architecture is computed with hidden_size / "
+            f"num_attention_heads = {h.n_embd / h.n_heads:g} only"
+        )
+
+
+def unused_window(window: object, h: HParams) -> tuple[str, ...]:
+    """A note for a graph that has no sliding `window`, as config.json states it; what it computes differs beyond."""
+    if isinstance(window, int) and 0 < window < h.n_context:
+        return (f"sliding_window {window} is not carried over: llama.cpp attends to the whole context",)
+    return ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from llmkit.errors import FormatError
+from llmkit.errors import FormatError, UnsupportedError
 
 # What float32, the type of numbers in GGUF metadata, can hold.
 _SMALLEST: Final = 1e-37
@@ -40,12 +40,18 @@ class ConfigReader:
             raise FormatError(self.path, f"{key} must be true or false, found {excerpt(value)}")
         return value
 
-    def require(self, key: str, allowed: tuple[str, ...], default: str) -> None:
-        """Refuse a config whose `key` names something that the family's graph does not compute."""
-        value = self._get(key, default)
+    def require(self, key: str, allowed: tuple[object, ...], default: object) -> None:
+        """Refuse a config whose `key` says something that the family's graph does not compute.
+
+        default: what a missing key means. Raises UnsupportedError.
+        """
+        value = self.values.get(key)
+        if value is None:
+            value = default
         if value not in allowed:
-            raise FormatError(
-                self.path, f"{key} is {excerpt(value)}; this architecture computes {' or '.join(allowed)}"
+            raise UnsupportedError(
+                f"{self.path}: {key} is {excerpt(value)}; this architecture is computed with "
+                f"{' or '.join(map(str, allowed))} only"
             )
 
     def object(self, key: str) -> dict[str, Any]:

@@ -13,13 +13,14 @@ from llmkit.formats.gguf import Value
 class Experts:
     """A mixture of experts in place of the MLP, in numbers of experts and weights.
 
-    `weights_scale` multiplies what the router gives, after `weights_norm` made the chosen ones add up to 1. The first
-    `n_dense_layers` blocks have an ordinary MLP.
+    `n_ff` is the width of one expert, None where the model's own width is that. `weights_scale` multiplies what the
+    router gives, after `weights_norm` made the chosen ones add up to 1. The first `n_dense_layers` blocks have an
+    ordinary MLP.
     """
 
     n_experts: int
     n_used: int
-    n_ff: int
+    n_ff: int | None = None
     n_shared: int | None = None
     n_ff_shared: int | None = None
     weights_scale: float | None = None

@@ -15,10 +15,7 @@ def read_hparams(config: ConfigReader) -> HParams:
 
 def notes(config: ConfigReader, hparams: HParams) -> tuple[str, ...]:
     """The `llama` graph of llama.cpp attends to everything, which differs beyond the window only."""
-    window = config.values.get("sliding_window", 4096)
-    if isinstance(window, int) and 0 < window < hparams.n_context:
-        return (f"sliding_window {window} is not carried over: llama.cpp attends to the whole context",)
-    return ()
+    return blocks.unused_window(config.values.get("sliding_window", 4096), hparams)
 
 
 FAMILY = Family(

@@ -6,6 +6,7 @@ are put in, and it saves the checkpoint that llmkit converts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -87,6 +88,45 @@ _NO_ATTENTION: Final[dict[str, Any]] = {
     **dict.fromkeys(("intermediate_size", "num_attention_heads", "num_key_value_heads", "max_position_embeddings")),
     "state_size": 16,
 }
+
+# Mixtures: more experts than are used, of a width of their own where the family has one.
+MIXTURE: Final = {"num_local_experts": 6, "num_experts_per_tok": 2}
+SHARED: Final = {
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 80,
+}
+MANY: Final = {
+    "num_experts": 6,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 40,
+    "norm_topk_prob": True,
+    "head_dim": 32,
+}
+
+
+def join_experts(tensors: Tensors, config: dict[str, Any]) -> tuple[Tensors, dict[str, Any]]:
+    """A mixture with its experts in one tensor, as transformers 5 holds them, from one with a tensor for each."""
+    import torch
+
+    joined: Tensors = {}
+    experts: dict[str, dict[int, dict[str, Any]]] = {}
+    parts = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
+    for name, values in tensors.items():
+        name = name.replace(".block_sparse_moe.", ".mlp.")
+        if found := re.fullmatch(r"(.*\.experts\.)(\d+)\.(\w+)\.weight", name):
+            expert = experts.setdefault(found[1], {}).setdefault(int(found[2]), {})
+            expert[parts.get(found[3], found[3])] = values
+        else:
+            joined[name] = values
+    assert experts, "no experts to join"
+    for prefix, found_experts in experts.items():
+        each = [found_experts[e] for e in range(len(found_experts))]
+        joined[f"{prefix}gate_up_proj"] = torch.stack([torch.cat([e["gate_proj"], e["up_proj"]]) for e in each])
+        joined[f"{prefix}down_proj"] = torch.stack([e["down_proj"] for e in each])
+    return joined, config
+
 
 FAMILIES: Final[dict[str, Row]] = {
     "deepseek_v2": Row(
@@ -190,4 +230,26 @@ FAMILIES: Final[dict[str, Row]] = {
         spread=0.08,
     ),
     "mistral": Row("MistralConfig", {"sliding_window": None}),
+    "mixtral": Row("MixtralConfig", MIXTURE),
+    "mixtral, joined experts": Row("MixtralConfig", MIXTURE, rewrite=join_experts),
+    "olmoe": Row("OlmoeConfig", {**MIXTURE, "num_key_value_heads": 4}),
+    "olmoe, joined experts": Row("OlmoeConfig", {**MIXTURE, "num_key_value_heads": 4}, rewrite=join_experts),
+    "qwen2": Row("Qwen2Config", {"tie_word_embeddings": True}),
+    "qwen2, yarn": Row(
+        "Qwen2Config",
+        {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1000000.0,
+                "factor": 4.0,
+                "original_max_position_embeddings": 128,
+            },
+        },
+    ),
+    "qwen2_moe": Row("Qwen2MoeConfig", SHARED),
+    "qwen2_moe, joined experts": Row("Qwen2MoeConfig", {**SHARED, "qkv_bias": False}, rewrite=join_experts),
+    "qwen3": Row("Qwen3Config", {"head_dim": 32}),
+    "qwen3_moe": Row("Qwen3MoeConfig", MANY),
+    "qwen3_moe, joined experts": Row("Qwen3MoeConfig", {**MANY, "tie_word_embeddings": True}, rewrite=join_experts),
+    "smollm3": Row("SmolLM3Config", {"num_hidden_layers": 5, "tie_word_embeddings": True}),
 }

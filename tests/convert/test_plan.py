@@ -173,7 +173,7 @@ REFUSED: dict[str, tuple[TinyLlama, type[Exception], list[str]]] = {
         FormatError,
         ["lm_head.weight", "missing", "tie_word_embeddings"],
     ),
-    "other activation": (TinyLlama(config={"hidden_act": "gelu"}), FormatError, ["hidden_act", "'gelu'", "silu"]),
+    "other activation": (TinyLlama(config={"hidden_act": "gelu"}), UnsupportedError, ["hidden_act", "'gelu'", "silu"]),
     "heads do not divide": (TinyLlama(config={"num_key_value_heads": 3}), FormatError, ["num_key_value_heads 3"]),
     "a string where a number belongs": (
         TinyLlama(config={"hidden_size": "256"}),

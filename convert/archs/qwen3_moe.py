@@ -1,0 +1,44 @@
+"""Qwen 3 30B-A3B, 235B-A22B, Coder: Qwen 3 with experts in place of the MLP."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from llmkit.convert.archs import blocks, qwen2_moe
+from llmkit.convert.archs.config import ConfigReader
+from llmkit.convert.archs.hparams import HParams
+from llmkit.convert.archs.rules import Family
+
+
+def read_hparams(config: ConfigReader) -> HParams:
+    """Hyper-parameters; what config.json leaves out has the default of transformers' Qwen3MoeConfig."""
+    config.require("norm_topk_prob", (True,), False)
+    config.require("attention_bias", (False,), False)  # the graph has none on the output projection
+    hparams = replace(
+        blocks.read_decoder(config, n_kv_heads=4, n_context=32768),
+        experts=blocks.read_experts(config, n_experts=128, n_used=8, n_ff=768),
+    )
+    blocks.require_experts_everywhere(config, hparams.n_layers)
+    return hparams
+
+
+TENSORS = (
+    *blocks.embedding(),
+    *blocks.norm("attn_norm", "model.layers.{i}.input_layernorm"),
+    *blocks.attention(),
+    *blocks.head_norms(),
+    *blocks.norm("ffn_norm", "model.layers.{i}.post_attention_layernorm"),
+    *blocks.router(blocks.MLP + "gate"),
+    *blocks.gated_experts(),
+    *blocks.norm("output_norm", "model.norm"),
+    *blocks.head(),
+)
+
+FAMILY = Family(
+    model_type="qwen3_moe",
+    architectures=("Qwen3MoeForCausalLM",),
+    gguf_architecture="qwen3moe",
+    read_hparams=read_hparams,
+    tensors=TENSORS,
+    notes=qwen2_moe.notes,
+)

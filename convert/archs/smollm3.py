@@ -1,0 +1,55 @@
+"""SmolLM3: Llama, but every fourth block does without rotary position embedding."""
+
+from __future__ import annotations
+
+from llmkit.convert.archs import blocks, llama
+from llmkit.convert.archs.config import ConfigReader, excerpt
+from llmkit.convert.archs.hparams import HParams
+from llmkit.convert.archs.rope import read_rope
+from llmkit.convert.archs.rules import Family
+from llmkit.errors import UnsupportedError
+
+# llama.cpp's graph has the number built in.
+ROPELESS_INTERVAL = 4
+
+
+def read_hparams(config: ConfigReader) -> HParams:
+    """Hyper-parameters; what config.json leaves out has the default of transformers' SmolLM3Config."""
+    for key in ("attention_bias", "mlp_bias"):
+        config.require(key, (False,), False)
+    hparams = blocks.read_decoder(
+        config, n_kv_heads=4, n_context=32768, rope=read_rope(config, theta=2000000.0), tied=True
+    )
+    _require_interval(config, hparams.n_layers)
+    return hparams
+
+
+def _require_interval(config: ConfigReader, n_layers: int) -> None:
+    """Refuse blocks with and without rotation (1 and 0) other than in the graph."""
+    rotates = config.values.get("no_rope_layers")
+    if rotates is None:
+        config.require("no_rope_layer_interval", (ROPELESS_INTERVAL,), ROPELESS_INTERVAL)
+        return
+    computed = [int((i + 1) % ROPELESS_INTERVAL != 0) for i in range(n_layers)]
+    if not isinstance(rotates, list) or rotates[:n_layers] != computed:
+        raise UnsupportedError(
+            f"{config.path}: no_rope_layers is {excerpt(rotates)}; this architecture is computed with a 0 in every "
+            f"{ROPELESS_INTERVAL}th place and 1 elsewhere only"
+        )
+
+
+def notes(config: ConfigReader, hparams: HParams) -> tuple[str, ...]:
+    """llama.cpp attends to everything, also in the blocks that slide a window where the config turns that on."""
+    if not config.boolean("use_sliding_window", False):
+        return ()
+    return blocks.unused_window(config.values.get("sliding_window"), hparams)
+
+
+FAMILY = Family(
+    model_type="smollm3",
+    architectures=("SmolLM3ForCausalLM",),
+    gguf_architecture="smollm3",
+    read_hparams=read_hparams,
+    tensors=llama.TENSORS,
+    notes=notes,
+)
