@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from math import gcd
@@ -75,17 +75,16 @@ def check_budget(plan: ConversionPlan, memory: int) -> int:
     return memory // max(1, need)
 
 
-def cut(plan: ConversionPlan, budget: int) -> list[Chunk]:
+def cut(plan: ConversionPlan, budget: int) -> Iterator[Chunk]:
     """Every tensor as runs of rows whose buffers stay within `budget` bytes.
 
-    No chunk crosses from one expert's rows to the next one's, nor from one part to the next.
+    No chunk crosses from one expert's rows to the next one's, nor from one part to the next. They are made as they are
+    asked for: a large mixture has a million of them.
     """
-    return [
-        Chunk(number, tensor, part, part_row, first, n_rows)
-        for number, file in enumerate(plan.files)
-        for tensor in file.tensors
-        for part, part_row, first, n_rows in _runs(tensor, budget)
-    ]
+    for number, file in enumerate(plan.files):
+        for tensor in file.tensors:
+            for part, part_row, first, n_rows in _runs(tensor, budget):
+                yield Chunk(number, tensor, part, part_row, first, n_rows)
 
 
 def _runs(tensor: PlannedTensor, budget: int) -> Iterator[tuple[Stored | Computed, int, int, int]]:
@@ -145,7 +144,7 @@ def _weight_bytes(tensor: PlannedTensor, part: Stored | Computed) -> int:
     return 16 + _UNPACKING_BYTES * most_read(part.tensor, rows)
 
 
-def run(work: Callable[[Chunk, Buffers], None], chunks: Sequence[Chunk], threads: int) -> None:
+def run(work: Callable[[Chunk, Buffers], None], chunks: Iterable[Chunk], threads: int) -> None:
     """Let `threads` threads take chunks until none is left; the first error stops them all."""
     remaining = iter(chunks)
     lock = Lock()

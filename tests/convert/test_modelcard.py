@@ -60,6 +60,7 @@ def test_names_are_read_as_gguf_py_reads_them(n_params: int) -> None:
 )
 def test_size_labels(n_params: int) -> None:
     assert size_label(n_params) == gguf.size_label(n_params, 0, 0, 0)
+    assert size_label(n_params, 64) == gguf.size_label(0, 1, n_params - 1, 64)
 
 
 def plain(folder: Path, config: Any = None, model_id: str | None = None, n_params: int = 134_515_008) -> dict[str, Any]:

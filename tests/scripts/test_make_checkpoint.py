@@ -198,6 +198,30 @@ def test_random_checkpoint_loads_in_transformers(tiny_checkpoint: Path) -> None:
         assert torch.isfinite(model(torch.tensor([[1, 2, 3]])).logits).all()
 
 
+@pytest.mark.parametrize("layout", [[], ["--joined"]], ids=["each", "joined"])
+def test_a_random_mixture_loads_in_transformers(layout: list[str], tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path / "mixture"
+    _run(
+        "make_random_checkpoint.py", str(folder), "--shape", "mixtral-tiny", "--experts", "3", "--layers", "2", *layout
+    )
+    model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    assert not any(info.values()), info
+    assert model.model.layers[1].mlp.experts.gate_up_proj.shape == (3, 512, 64)
+    with torch.inference_mode():
+        assert 0.009 < float(model.model.layers[1].mlp.experts.down_proj.std()) < 0.031
+        assert torch.isfinite(model(torch.tensor([[1, 2, 3]])).logits).all()
+
+
+def test_a_shape_without_experts_refuses_their_options(tmp_path: Path) -> None:
+    command = [sys.executable, SCRIPTS / "make_random_checkpoint.py", tmp_path / "m", "--shape", "llama-tiny"]
+    result = subprocess.run([*command, "--experts", "4"], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "llama-tiny has no experts" in result.stderr
+
+
 def test_nothing_of_an_earlier_folder_is_overwritten(tmp_path: Path, smollm2_gguf: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     command = [sys.executable, str(SCRIPTS / "make_checkpoint.py"), "--gguf", str(smollm2_gguf), str(tmp_path)]
