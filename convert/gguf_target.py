@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 
@@ -16,8 +15,8 @@ from llmkit.convert.lora.adapter import Adapter
 from llmkit.convert.lora.merge import merge
 from llmkit.convert.matching import MatchedTensor, match_tensors
 from llmkit.convert.modelcard import general_metadata
-from llmkit.convert.packed import unpack
 from llmkit.convert.modelname import size_label
+from llmkit.convert.packed import unpack
 from llmkit.convert.plan import ConversionPlan, PlannedTensor
 from llmkit.convert.tokenizer import tokenizer_metadata
 from llmkit.formats.gguf import Value, string, u32
@@ -103,17 +102,6 @@ def _size_label(shapes: Mapping[str, tuple[int, ...]]) -> str:
         return size_label(sum(map(prod, shapes.values())))
     others = sum(prod(shape[1:]) - prod(shape) for shape in stacks)
     return size_label(sum(map(prod, shapes.values())) + others, sum(shape[0] for shape in stacks) // len(stacks))
-
-
-def _refuse_quantized(config: ConfigReader) -> None:
-    found = config.values.get("quantization_config")
-    if found is None:
-        return
-    method = found.get("quant_method", "an unknown method") if isinstance(found, dict) else found
-    raise UnsupportedError(
-        f"{config.path}: the checkpoint is quantised already ({excerpt(method)}); convert the original one, whose "
-        "weights are float32, float16 or bfloat16"
-    )
 
 
 def default_output(name: str, recipe: Recipe) -> Path:

@@ -292,3 +292,16 @@ def test_nothing_names_a_registry_host_or_a_private_folder() -> None:
         if path.is_file() and path.suffix != ".npz" and path != Path(__file__).resolve():
             found = forbidden.search(path.read_text(encoding="utf-8", errors="replace"))
             assert not found, f"{path.relative_to(ROOT)} holds {found.group()!r}"
+
+
+def test_the_example_for_contributors_is_the_code() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    examples = [
+        block.strip("\n") for block in re.findall(r"^ *```python\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)
+    ]
+    family = (ROOT / "convert/archs/smollm3.py").read_text(encoding="utf-8")
+    table = (ROOT / "scripts/parities/families.py").read_text(encoding="utf-8")
+    assert len(examples) == 2
+    parts = [*examples[0].split("\n\n\n"), examples[1]]
+    assert [part in family for part in parts] == [True, True, False]
+    assert parts[2] in table

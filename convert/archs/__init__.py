@@ -17,8 +17,14 @@ from llmkit.convert.archs import (
     minicpm,
     minicpm3,
     mistral,
+    mixtral,
+    olmoe,
+    qwen2,
+    qwen2_moe,
+    qwen3,
+    qwen3_moe,
+    smollm3,
 )
-from llmkit.convert.archs import llama, mistral, mixtral, olmoe, qwen2, qwen2_moe, qwen3, qwen3_moe, smollm3
 from llmkit.convert.archs.config import ConfigReader, excerpt
 from llmkit.convert.archs.hparams import Experts, HParams, StateSpace
 from llmkit.convert.archs.rope import Rope
@@ -52,8 +58,6 @@ FAMILIES: tuple[Family, ...] = (
     mamba2.FAMILY,
     minicpm.FAMILY,
     minicpm3.FAMILY,
-    mistral.FAMILY,
-    llama.FAMILY,
     mistral.FAMILY,
     mixtral.FAMILY,
     olmoe.FAMILY,

@@ -302,6 +302,8 @@ def write_decoder(h: HParams) -> dict[str, Any]:
         "attention_bias": h.attention_bias,
         "mlp_bias": h.mlp_bias,
     }
+
+
 def read_experts(
     config: ConfigReader,
     *,

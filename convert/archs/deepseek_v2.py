@@ -128,8 +128,7 @@ def has_experts(h: HParams, i: int) -> bool:
 
 
 def _shared(h: HParams) -> int:
-    experts = blocks.experts_of(h)
-    return experts.n_ff * (experts.n_shared or 0)
+    return blocks.expert_ff(h) * (blocks.experts_of(h).n_shared or 0)
 
 
 def shared_experts(prefix: str = blocks.MLP + "shared_experts.") -> tuple[TensorRule, ...]:

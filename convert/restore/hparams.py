@@ -48,7 +48,7 @@ def read_hparams(source: GGUFSource, architecture: str) -> HParams:
     if embedding is None or len(embedding.shape) != 2:
         raise FormatError(source.path, "is missing, or no matrix", tensor="token_embd.weight")
     fields["n_vocab"] = embedding.shape[0]
-    experts = {"n_ff": fields["n_ff"], "n_used": 0, **_fields(EXPERT_KEYS, found)}
+    experts = {"n_used": 0, **_fields(EXPERT_KEYS, found)}
     if "gating" in experts:
         experts["gating"] = next((name for name, number in GATING.items() if number == experts["gating"]), None)
     known = {key for key, _ in (*KEYS.values(), *EXPERT_KEYS.values())} | {"attention.key_length", *_ROPE_KEYS}
