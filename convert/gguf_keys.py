@@ -148,30 +148,6 @@ def _scaling(arch: str, rope: Rope, h: HParams, notes: list[str]) -> dict[str, V
     )
 
 
-def _require_yarn_defaults(rope: Rope) -> None:
-    """llama.cpp's `llama` graph computes YaRN with these values, whatever the file says."""
-    factor = rope.number("factor")
-    usual = {
-        "beta_fast": 32.0,
-        "beta_slow": 1.0,
-        "attention_factor": 0.1 * math.log(factor) + 1.0,
-        "extrapolation_factor": 1.0,
-    }
-    for key, value in usual.items():
-        if not math.isclose(rope.number(key, value), value, rel_tol=1e-4):
-            raise UnsupportedError(
-                f"{rope.path}: rope scaling 'yarn' with {key} {excerpt(rope.parameters[key])}; llama.cpp computes "
-                f"this architecture with {value:g} only"
-            )
-    # transformers heeds these two together only, and only without an attention_factor.
-    if rope.parameters.get("attention_factor") is None and all(map(rope.parameters.get, ("mscale", "mscale_all_dim"))):
-        raise UnsupportedError(
-            f"{rope.path}: rope scaling 'yarn' with mscale and mscale_all_dim, which llama.cpp does not compute here"
-        )
-    if rope.parameters.get("truncate") is False:
-        raise UnsupportedError(f"{rope.path}: rope scaling 'yarn' with truncate false; llama.cpp truncates")
-
-
 def rope_factors(h: HParams) -> list[PlannedTensor]:
     """What divides the rotary frequencies, where the scaling is of that kind: float32 [rotated dimensions / 2]."""
     if h.rope is None or h.rope.scaling != "llama3":

@@ -249,6 +249,38 @@ class Heads:
             raise FormatError(config.path, f"head_dim {self.head_dim} is odd; rotary embedding needs pairs")
 
 
+def require_heads_of_model_width(config: ConfigReader, h: HParams) -> HParams:
+    """The hyper-parameters, of an architecture whose heads together must be as wide as the model."""
+    if queries(h) != h.n_embd:
+        raise config.unsupported(
+            "head_dim",
+            h.head_dim,
+            f"llama.cpp computes this architecture with hidden_size / num_attention_heads, {h.n_embd} / {h.n_heads}",
+        )
+    return h
+
+
+def read_sliding_layers(config: ConfigReader, n_layers: int, *, every: int = 4) -> tuple[bool, ...]:
+    """For each block whether it has a sliding window, by `layer_types`; else each `every`-th has none."""
+    names = config.values.get("layer_types")
+    if names is None:
+        return tuple((i + 1) % every != 0 for i in range(n_layers))
+    known = ("sliding_attention", "full_attention")
+    if not isinstance(names, list) or len(names) != n_layers or any(name not in known for name in names):
+        raise FormatError(
+            config.path,
+            f"layer_types must be a list of {n_layers} names, {' or '.join(known)}, found {excerpt(names)}",
+        )
+    return tuple(name == "sliding_attention" for name in names)
+
+
+def read_window(config: ConfigReader, default: int) -> int:
+    """The width of the sliding window, in tokens; UnsupportedError where config.json says that there is none."""
+    if config.values.get("sliding_window", default) is None:
+        raise config.unsupported("sliding_window", None, "llama.cpp computes this architecture with a window only")
+    return config.integer("sliding_window", default)
+
+
 def read_decoder(
     config: ConfigReader,
     *,

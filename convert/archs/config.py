@@ -54,6 +54,16 @@ class ConfigReader:
                 f"{' or '.join(map(str, allowed))} only"
             )
 
+    def require_boolean(self, key: str, wanted: bool) -> None:
+        """Refuse a config whose switch `key`, if it is there, is not as the family's graph has it."""
+        found = self.boolean(key, wanted)
+        if found is not wanted:
+            raise self.unsupported(key, found, f"llama.cpp computes this architecture with {wanted} only")
+
+    def unsupported(self, key: str, found: object, reason: str) -> UnsupportedError:
+        """The error for a value that is valid, but that the family's graph does not compute."""
+        return UnsupportedError(f"{self.path}: {key} is {excerpt(found)}; {reason}")
+
     def object(self, key: str) -> dict[str, Any]:
         """An object, empty if it is missing."""
         value = self.values.get(key)

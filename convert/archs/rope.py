@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.convert.archs.config import ConfigReader, excerpt, positive
-from llmkit.errors import FormatError
+from llmkit.errors import FormatError, UnsupportedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,14 @@ class Rope:
         if value is None and default is not None:
             return default
         return positive(self.path, f"rope scaling {self.scaling!r}: {key}", value)
+
+    def without_factors(self) -> Rope:
+        """The same, for a graph that has no place for factors of frequencies; UnsupportedError if they are needed."""
+        if self.scaling in ("llama3", "longrope"):
+            raise UnsupportedError(
+                f"{self.path}: rope_type {excerpt(self.scaling)}; llama.cpp does not compute it for this architecture"
+            )
+        return self
 
     def n_rotated(self, head_dim: int) -> int:
         """How many of a head's dimensions are rotated."""

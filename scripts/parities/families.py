@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from parities import rewrites
+from parities.rewrites import Tensors
 
 # Sizes of every model, under the names that most config classes have.
 SIZES: Final[dict[str, Any]] = {
@@ -23,8 +24,6 @@ SIZES: Final[dict[str, Any]] = {
     "max_position_embeddings": 512,
     "tie_word_embeddings": False,
 }
-
-Tensors = dict[str, Any]  # torch tensors by name
 
 
 @dataclass(frozen=True)
@@ -126,6 +125,14 @@ def join_experts(tensors: Tensors, config: dict[str, Any]) -> tuple[Tensors, dic
         joined[f"{prefix}gate_up_proj"] = torch.stack([torch.cat([e["gate_proj"], e["up_proj"]]) for e in each])
         joined[f"{prefix}down_proj"] = torch.stack([e["down_proj"] for e in each])
     return joined, config
+
+
+_YARN: Final = {
+    "rope_type": "yarn",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "original_max_position_embeddings": 32,
+}
 
 
 FAMILIES: Final[dict[str, Row]] = {
@@ -252,4 +259,17 @@ FAMILIES: Final[dict[str, Row]] = {
     "qwen3_moe": Row("Qwen3MoeConfig", MANY),
     "qwen3_moe, joined experts": Row("Qwen3MoeConfig", {**MANY, "tie_word_embeddings": True}, rewrite=join_experts),
     "smollm3": Row("SmolLM3Config", {"num_hidden_layers": 5, "tie_word_embeddings": True}),
+    "olmo": Row("OlmoConfig", {"clip_qkv": 1.5}),
+    "olmo2": Row("Olmo2Config"),
+    "olmo3": Row(
+        "Olmo3Config",
+        {
+            "num_hidden_layers": 5,
+            "sliding_window": 24,
+            "rope_parameters": {
+                "full_attention": _YARN,
+                "sliding_attention": {"rope_type": "default", "rope_theta": 500000.0},
+            },
+        },
+    ),
 }

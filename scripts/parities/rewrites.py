@@ -122,3 +122,61 @@ def fused_experts(tensors: Tensors, config: Config) -> tuple[Tensors, Config]:
         rest[f"{place}.gate_up_proj"] = torch.cat([stacks["gate"], stacks["up"]], dim=1)
         rest[f"{place}.down_proj"] = stacks["down"]
     return rest, config
+
+
+def with_older_layer_types(tensors: Tensors, config: dict[str, Any]) -> tuple[Tensors, dict[str, Any]]:
+    """Granite 4's kinds of blocks as transformers 4 and the published checkpoints call them."""
+    older = {"full_attention": "attention", "linear_attention": "mamba"}
+    return tensors, {**config, "layer_types": [older[kind] for kind in config["layer_types"]]}
+
+
+def as_chatglm(tensors: Tensors, config: dict[str, Any]) -> tuple[Tensors, dict[str, Any]]:
+    """GLM's as the code that was published with GLM-4 of 2024 has it."""
+    import torch
+
+    names = {
+        "model.embed_tokens.": "transformer.embedding.word_embeddings.",
+        "model.norm.": "transformer.encoder.final_layernorm.",
+        "model.layers.": "transformer.encoder.layers.",
+        "lm_head.": "transformer.output_layer.",
+        ".self_attn.o_proj.": ".self_attention.dense.",
+        ".mlp.gate_up_proj.": ".mlp.dense_h_to_4h.",
+        ".mlp.down_proj.": ".mlp.dense_4h_to_h.",
+    }
+    renamed: Tensors = {}
+    for name, values in tensors.items():
+        if "_proj" in name and ".self_attn.q" in name:
+            values = torch.cat([tensors[name.replace(".q_proj", f".{part}_proj")] for part in "qkv"])
+            name = name.replace(".self_attn.q_proj", ".self_attention.query_key_value")
+        elif ".self_attn.k_proj" in name or ".self_attn.v_proj" in name:
+            continue
+        for here, there in names.items():
+            name = name.replace(here, there)
+        renamed[name] = values
+    rope = config["rope_parameters"]
+    n_layers = config["num_hidden_layers"]
+    published = {
+        "architectures": ["ChatGLMModel"],
+        "model_type": "chatglm",
+        "add_bias_linear": False,
+        "add_qkv_bias": config["attention_bias"],
+        "apply_residual_connection_post_layernorm": False,
+        "ffn_hidden_size": config["intermediate_size"],
+        "hidden_size": config["hidden_size"],
+        "kv_channels": config["head_dim"],
+        "layernorm_epsilon": config["rms_norm_eps"],
+        "multi_query_attention": True,
+        "multi_query_group_num": config["num_key_value_heads"],
+        "num_attention_heads": config["num_attention_heads"],
+        "num_hidden_layers": n_layers,
+        "num_layers": n_layers,
+        "padded_vocab_size": config["vocab_size"],
+        "post_layer_norm": True,
+        "rmsnorm": True,
+        "rope_ratio": rope["rope_theta"] / 10000,
+        "seq_length": config["max_position_embeddings"],
+        "vocab_size": config["vocab_size"],
+        "eos_token_id": config["eos_token_id"],
+        "pad_token_id": config["pad_token_id"],
+    }
+    return renamed, published
