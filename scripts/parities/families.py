@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from parities import rewrites
 from parities.rewrites import Tensors
+from parities.rewrites import Tensors, with_older_layer_types
 
 # Sizes of every model, under the names that most config classes have.
 SIZES: Final[dict[str, Any]] = {
@@ -127,6 +128,19 @@ def join_experts(tensors: Tensors, config: dict[str, Any]) -> tuple[Tensors, dic
     return joined, config
 
 
+_GRANITE: Final = {  # none the default, and attention apart from 1/sqrt(16)
+    "embedding_multiplier": 6.0,
+    "attention_multiplier": 0.2,
+    "residual_multiplier": 0.22,
+    "logits_scaling": 4.0,
+}
+_GRANITE_4: Final = {
+    **_GRANITE,
+    "layer_types": ["full_attention"] * SIZES["num_hidden_layers"],
+    "num_local_experts": 0,
+    "num_experts_per_tok": 0,
+}
+_GRANITE_MOE: Final = {**_GRANITE, "num_local_experts": 6, "num_experts_per_tok": 3}
 _YARN: Final = {
     "rope_type": "yarn",
     "rope_theta": 500000.0,
@@ -199,6 +213,22 @@ FAMILIES: Final[dict[str, Row]] = {
         {**_NO_ATTENTION, "mixer_rms_eps": 1e-5, "time_step_rank": 8},
     ),
     "internlm2": Row("LlamaConfig", rewrite=rewrites.internlm2),
+    "granite": Row("GraniteConfig", {**_GRANITE, "attention_bias": True, "mlp_bias": True}),
+    "granite, tied": Row("GraniteConfig", {**_GRANITE, "tie_word_embeddings": True}),
+    "granitemoe": Row("GraniteMoeConfig", _GRANITE_MOE),
+    "granitemoe, shared": Row(
+        "GraniteMoeSharedConfig", {**_GRANITE_MOE, "shared_intermediate_size": 80, "attention_bias": True}
+    ),
+    "granitemoehybrid": Row(
+        "GraniteMoeHybridConfig",
+        {**_GRANITE_4, "shared_intermediate_size": 96, "position_embedding_type": "rope"},
+        rewrite=with_older_layer_types,
+    ),
+    "granitemoehybrid, no rotation": Row(
+        "GraniteMoeHybridConfig",
+        {**_GRANITE_4, "shared_intermediate_size": 80},
+        rewrite=with_older_layer_types,
+    ),
     "llama": Row("LlamaConfig"),
     "llama, llama3 scaling": Row(
         "LlamaConfig",

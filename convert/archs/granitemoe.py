@@ -1,0 +1,95 @@
+"""Granite MoE: Granite with a mixture of experts, and in its later form a shared one beside them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from llmkit.convert.archs import blocks, granite
+from llmkit.convert.archs.config import ConfigReader
+from llmkit.convert.archs.hparams import Experts, HParams
+from llmkit.convert.archs.rules import Family, Source, tensor, when
+
+MOE = "model.layers.{i}.block_sparse_moe."
+SHARED = "model.layers.{i}.shared_mlp."
+
+
+def read_hparams(config: ConfigReader) -> HParams:
+    """Hyper-parameters; what config.json leaves out has the default of transformers' GraniteMoeSharedConfig."""
+    found = granite.read_hparams(config)
+    n_experts = config.integer("num_local_experts", 8)
+    has_shared = config.values.get("shared_intermediate_size") not in (None, 0)
+    experts = Experts(
+        n_experts=n_experts,
+        n_used=config.integer("num_experts_per_tok", 2, maximum=n_experts),
+        n_ff=found.n_ff,
+        n_ff_shared=config.integer("shared_intermediate_size") if has_shared else None,
+    )
+    return replace(found, experts=experts)
+
+
+def _up(h: HParams) -> tuple[int, ...]:
+    return (blocks.experts_of(h).n_experts, h.n_ff, h.n_embd)
+
+
+def _down(h: HParams) -> tuple[int, ...]:
+    return (blocks.experts_of(h).n_experts, h.n_embd, h.n_ff)
+
+
+def _joined(place: int) -> tuple[Source, ...]:
+    """Gate or up projections of all experts, under the published name and under that of transformers 5."""
+    return tuple(
+        Source(
+            name,
+            stored=lambda h: (blocks.experts_of(h).n_experts, 2 * h.n_ff, h.n_embd),
+            view=lambda h, stored: stored.split(1, 2, -1).at(1, place),
+        )
+        for name in (MOE + "input_linear.weight", MOE + "experts.gate_up_proj")
+    )
+
+
+def _n_shared(h: HParams) -> int:
+    return blocks.experts_of(h).n_ff_shared or 0
+
+
+def _joined_shared(place: int) -> Source:
+    return Source(
+        SHARED + "input_linear.weight",
+        stored=lambda h: (2 * _n_shared(h), h.n_embd),
+        view=lambda h, stored: stored.split(0, 2, -1).at(0, place),
+    )
+
+
+_has_shared = when(lambda h: _n_shared(h) > 0)
+_has_attention_bias = when(lambda h: h.attention_bias)
+
+ATTENTION = blocks.attention(view=blocks.interleaved_heads, bias=_has_attention_bias, output_bias=_has_attention_bias)
+EXPERTS = (
+    *blocks.linear(
+        "ffn_gate_inp", lambda h: blocks.experts_of(h).n_experts, blocks.embd, MOE + "router.layer", MOE + "router"
+    ),
+    tensor("ffn_gate_exps.weight", _up, *_joined(0)),
+    tensor("ffn_up_exps.weight", _up, *_joined(1)),
+    tensor("ffn_down_exps.weight", _down, MOE + "output_linear.weight", MOE + "experts.down_proj"),
+)
+SHARED_EXPERT = (
+    tensor("ffn_gate_shexp.weight", lambda h: (_n_shared(h), h.n_embd), _joined_shared(0), presence=_has_shared),
+    tensor("ffn_up_shexp.weight", lambda h: (_n_shared(h), h.n_embd), _joined_shared(1), presence=_has_shared),
+    *blocks.linear("ffn_down_shexp", blocks.embd, _n_shared, SHARED + "output_linear", presence=_has_shared),
+)
+
+FAMILY = Family(
+    model_type="granitemoe",
+    architectures=("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"),
+    gguf_architecture="granitemoe",
+    read_hparams=read_hparams,
+    tensors=(
+        *blocks.embedding(),
+        *blocks.norm("attn_norm", "model.layers.{i}.input_layernorm"),
+        *ATTENTION,
+        *blocks.norm("ffn_norm", "model.layers.{i}.post_attention_layernorm"),
+        *EXPERTS,
+        *SHARED_EXPERT,
+        *blocks.norm("output_norm", "model.norm"),
+        *blocks.head(),
+    ),
+)
