@@ -213,6 +213,32 @@ FAMILIES: Final[dict[str, Row]] = {
         {**_NO_ATTENTION, "mixer_rms_eps": 1e-5, "time_step_rank": 8},
     ),
     "internlm2": Row("LlamaConfig", rewrite=rewrites.internlm2),
+    "cohere": Row("CohereConfig", {"tie_word_embeddings": True, "logit_scale": 0.25, "model_max_length": 1024}),
+    "cohere, 64 blocks": Row(
+        "CohereConfig",
+        {"tie_word_embeddings": True, "num_hidden_layers": 64, "use_qk_norm": True, "logit_scale": 0.25},
+    ),
+    "cohere2": Row(
+        "Cohere2Config",
+        {
+            "tie_word_embeddings": True,
+            "num_hidden_layers": 5,
+            "sliding_window": 24,
+            "logit_scale": 0.25,
+            "rotary_pct": 1.0,
+        },
+    ),
+    "cohere2, other pattern": Row(
+        "Cohere2Config",
+        {
+            "tie_word_embeddings": True,
+            "num_hidden_layers": 4,
+            "sliding_window": 24,
+            "sliding_window_pattern": 2,
+            "logit_scale": 0.25,
+            "rotary_pct": 1.0,
+        },
+    ),
     "granite": Row("GraniteConfig", {**_GRANITE, "attention_bias": True, "mlp_bias": True}),
     "granite, tied": Row("GraniteConfig", {**_GRANITE, "tie_word_embeddings": True}),
     "granitemoe": Row("GraniteMoeConfig", _GRANITE_MOE),
