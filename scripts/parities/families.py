@@ -14,6 +14,7 @@ from typing import Any, Final
 from parities import rewrites
 from parities.rewrites import Tensors
 from parities.rewrites import Tensors, with_older_layer_types
+from parities.rewrites import Tensors, as_chatglm, with_older_layer_types
 
 # Sizes of every model, under the names that most config classes have.
 SIZES: Final[dict[str, Any]] = {
@@ -147,6 +148,7 @@ _YARN: Final = {
     "factor": 8.0,
     "original_max_position_embeddings": 32,
 }
+_GLM: Final = {"head_dim": 16, "rope_parameters": {"rope_theta": 50000.0, "partial_rotary_factor": 0.5}}
 
 
 FAMILIES: Final[dict[str, Row]] = {
@@ -213,6 +215,7 @@ FAMILIES: Final[dict[str, Row]] = {
         {**_NO_ATTENTION, "mixer_rms_eps": 1e-5, "time_step_rank": 8},
     ),
     "internlm2": Row("LlamaConfig", rewrite=rewrites.internlm2),
+    "chatglm": Row("GlmConfig", {**_GLM, "attention_bias": True}, tokenizer="glm", rewrite=as_chatglm),
     "cohere": Row("CohereConfig", {"tie_word_embeddings": True, "logit_scale": 0.25, "model_max_length": 1024}),
     "cohere, 64 blocks": Row(
         "CohereConfig",
@@ -238,6 +241,18 @@ FAMILIES: Final[dict[str, Row]] = {
             "logit_scale": 0.25,
             "rotary_pct": 1.0,
         },
+    ),
+    "glm": Row("GlmConfig", {**_GLM, "attention_bias": True}, tokenizer="glm"),
+    "glm4": Row("Glm4Config", {**_GLM, "head_dim": 32, "attention_bias": False}, tokenizer="glm"),
+    "glm4, biases and yarn": Row(
+        "Glm4Config",
+        {
+            "head_dim": 16,
+            "rope_parameters": {**_YARN, "partial_rotary_factor": 0.5},
+            "attention_bias": True,
+            "tie_word_embeddings": True,
+        },
+        tokenizer="glm",
     ),
     "granite": Row("GraniteConfig", {**_GRANITE, "attention_bias": True, "mlp_bias": True}),
     "granite, tied": Row("GraniteConfig", {**_GRANITE, "tie_word_embeddings": True}),

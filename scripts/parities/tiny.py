@@ -11,7 +11,7 @@ from zlib import crc32
 
 import numpy as np
 from gguf import GGUFReader
-from make_checkpoint import metadata, packaged_gguf, write_tokenizer
+from make_checkpoint import CONTROL_TOKEN, metadata, packaged_gguf, write_tokenizer
 
 from parities.families import SIZES, Row
 
@@ -81,4 +81,18 @@ def smollm2(folder: Path) -> tuple[int, Special]:
     return len(meta["tokenizer.ggml.tokens"]), {**ids, "pad_token_id": None}
 
 
-TOKENIZERS: Final[dict[str, Callable[[Path], tuple[int, Special]]]] = {"smollm2": smollm2}
+def glm(folder: Path) -> tuple[int, Special]:
+    """SmolLM2's with the tokens that end a turn of GLM-4's, which the peer's converter looks for."""
+    meta = {**_smollm2()}
+    tokens: list[str] = meta["tokenizer.ggml.tokens"]
+    turns = ["<|user|>", "<|observation|>"]
+    meta["tokenizer.ggml.tokens"] = tokens + turns
+    meta["tokenizer.ggml.token_type"] = [*meta["tokenizer.ggml.token_type"], *[CONTROL_TOKEN] * len(turns)]
+    end = tokens.index("<|endoftext|>")
+    meta |= {f"tokenizer.ggml.{kind}_token_id": end for kind in ("bos", "eos", "padding", "unknown")}
+    write_tokenizer(folder, meta)
+    ids = [end, *range(len(tokens), len(tokens) + len(turns))]
+    return len(tokens) + len(turns), {"eos_token_id": ids, "pad_token_id": end}
+
+
+TOKENIZERS: Final[dict[str, Callable[[Path], tuple[int, Special]]]] = {"glm": glm, "smollm2": smollm2}
