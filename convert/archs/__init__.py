@@ -11,6 +11,7 @@ from llmkit.convert.archs import (
     exaone4,
     falcon_mamba,
     internlm2,
+    arcee,
     chatglm,
     cohere,
     cohere2,
@@ -35,6 +36,7 @@ from llmkit.convert.archs import (
     qwen3,
     qwen3_moe,
     smollm3,
+    seed_oss,
 )
 from llmkit.convert.archs.config import ConfigReader, excerpt
 from llmkit.convert.archs.hparams import Experts, HParams, StateSpace
@@ -64,6 +66,7 @@ FAMILIES: tuple[Family, ...] = (
     exaone4.FAMILY,
     falcon_mamba.FAMILY,
     internlm2.FAMILY,
+    arcee.FAMILY,
     chatglm.FAMILY,
     cohere.FAMILY,
     cohere2.FAMILY,
@@ -88,6 +91,7 @@ FAMILIES: tuple[Family, ...] = (
     qwen3.FAMILY,
     qwen3_moe.FAMILY,
     smollm3.FAMILY,
+    seed_oss.FAMILY,
 )
 
 _BY_ARCHITECTURE = {name: family for family in FAMILIES for name in family.architectures}

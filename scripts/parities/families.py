@@ -215,6 +215,7 @@ FAMILIES: Final[dict[str, Row]] = {
         {**_NO_ATTENTION, "mixer_rms_eps": 1e-5, "time_step_rank": 8},
     ),
     "internlm2": Row("LlamaConfig", rewrite=rewrites.internlm2),
+    "arcee": Row("ArceeConfig", {"rope_parameters": {**_YARN, "rope_theta": 10000.0, "mscale": 1.0}}),
     "chatglm": Row("GlmConfig", {**_GLM, "attention_bias": True}, tokenizer="glm", rewrite=as_chatglm),
     "cohere": Row("CohereConfig", {"tie_word_embeddings": True, "logit_scale": 0.25, "model_max_length": 1024}),
     "cohere, 64 blocks": Row(
@@ -343,4 +344,5 @@ FAMILIES: Final[dict[str, Row]] = {
             },
         },
     ),
+    "seed_oss": Row("SeedOssConfig", {"head_dim": 32}),
 }
