@@ -5,6 +5,8 @@ families   the table: one row a family
 rewrites   checkpoints as published, of what transformers saves
 tiny       makes the model of a row
 tiny       makes the model of a row, with rewrites: families that transformers does not have
+rewrites   checkpoints of families that transformers does not have
+tiny       makes the model of a row
 logits     runs it in transformers and in llama.cpp
 tokens     compares tokens
 back       makes a checkpoint of the file again, and compares it
