@@ -52,6 +52,7 @@ def read_hparams(source: GGUFSource, architecture: str) -> HParams:
     if "gating" in experts:
         experts["gating"] = next((name for name, number in GATING.items() if number == experts["gating"]), None)
     known = {key for key, _ in (*KEYS.values(), *EXPERT_KEYS.values())} | {"attention.key_length", *_ROPE_KEYS}
+    known |= {_SCALING + key for key in ("type", *_SCALING_PARAMETERS)}
     return HParams(
         **fields,
         head_dim=head_dim,
@@ -61,7 +62,7 @@ def read_hparams(source: GGUFSource, architecture: str) -> HParams:
         mlp_bias=bool(names & {"blk.0.ffn_up.bias", "blk.0.ffn_down.bias"}),
         qk_norm="blk.0.attn_q_norm.weight" in names,
         experts=Experts(**experts) if experts.get("n_experts") else None,
-        extra={k: v for k, v in found.items() if k not in known and not k.startswith(_SCALING)},
+        extra={k: v for k, v in found.items() if k not in known},
     )
 
 

@@ -46,11 +46,16 @@ def tokenizer_documents(source: GGUFSource, n_context: int) -> dict[str, Any]:
     }
 
 
-def special_ids(source: GGUFSource) -> dict[str, int]:
-    """`bos_token_id` and so on, for config.json and generation_config.json."""
+def special_ids(source: GGUFSource) -> dict[str, int | list[int]]:
+    """`bos_token_id` and so on, for config.json and generation_config.json; a list of EOS ids if there are several."""
     found = _Metadata(source)
     names = {"bos_token_id": "bos_token_id", "eos_token_id": "eos_token_id", "padding_token_id": "pad_token_id"}
-    return {name: id for key, name in names.items() if (id := found.id(key)) is not None}
+    ids: dict[str, int | list[int]] = {name: id for key, name in names.items() if (id := found.id(key)) is not None}
+    ends = (found.id(f"{kind}_token_id") for kind in ("eos", "eot", "eom"))
+    several = list(dict.fromkeys(id for id in ends if id is not None))
+    if len(several) > 1:
+        ids["eos_token_id"] = several
+    return ids
 
 
 class _Metadata:
