@@ -5,21 +5,22 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from llmkit.convert.archs import (
+    arcee,
+    chatglm,
+    cohere,
+    cohere2,
     deepseek_v2,
     deepseek_v3,
     exaone,
     exaone4,
     falcon_mamba,
-    internlm2,
-    arcee,
-    chatglm,
-    cohere,
-    cohere2,
     glm,
     glm4,
     granite,
     granitemoe,
     granitemoehybrid,
+    granitemoeshared,
+    internlm2,
     llama,
     mamba,
     mamba2,
@@ -35,8 +36,8 @@ from llmkit.convert.archs import (
     qwen2_moe,
     qwen3,
     qwen3_moe,
-    smollm3,
     seed_oss,
+    smollm3,
 )
 from llmkit.convert.archs.config import ConfigReader, excerpt
 from llmkit.convert.archs.hparams import Experts, HParams, StateSpace
@@ -60,21 +61,22 @@ __all__ = [
 ]
 
 FAMILIES: tuple[Family, ...] = (
+    arcee.FAMILY,
+    chatglm.FAMILY,
+    cohere.FAMILY,
+    cohere2.FAMILY,
     deepseek_v2.FAMILY,
     deepseek_v3.FAMILY,
     exaone.FAMILY,
     exaone4.FAMILY,
     falcon_mamba.FAMILY,
-    internlm2.FAMILY,
-    arcee.FAMILY,
-    chatglm.FAMILY,
-    cohere.FAMILY,
-    cohere2.FAMILY,
     glm.FAMILY,
     glm4.FAMILY,
     granite.FAMILY,
     granitemoe.FAMILY,
     granitemoehybrid.FAMILY,
+    granitemoeshared.FAMILY,
+    internlm2.FAMILY,
     llama.FAMILY,
     mamba.FAMILY,
     mamba2.FAMILY,
@@ -90,8 +92,8 @@ FAMILIES: tuple[Family, ...] = (
     qwen2_moe.FAMILY,
     qwen3.FAMILY,
     qwen3_moe.FAMILY,
-    smollm3.FAMILY,
     seed_oss.FAMILY,
+    smollm3.FAMILY,
 )
 
 _BY_ARCHITECTURE = {name: family for family in FAMILIES for name in family.architectures}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llmkit.convert.archs import blocks
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
@@ -15,11 +17,17 @@ def read_hparams(config: ConfigReader) -> HParams:
     return blocks.read_decoder(config, n_context=4096, rms_eps=1e-5, activation="relu2")
 
 
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards."""
+    return {**blocks.write_decoder(h), "hidden_act": "relu2"}
+
+
 FAMILY = Family(
     model_type="arcee",
     architectures=("ArceeForCausalLM",),
     gguf_architecture="arcee",
     read_hparams=read_hparams,
+    write_config=write_config,
     tensors=(
         *blocks.embedding(),
         *blocks.norm("attn_norm", "model.layers.{i}.input_layernorm"),

@@ -274,6 +274,11 @@ def read_sliding_layers(config: ConfigReader, n_layers: int, *, every: int = 4) 
     return tuple(name == "sliding_attention" for name in names)
 
 
+def write_sliding_layers(layers: tuple[bool, ...]) -> dict[str, Any]:
+    """`read_sliding_layers` backwards."""
+    return {"layer_types": ["sliding_attention" if sliding else "full_attention" for sliding in layers]}
+
+
 def read_window(config: ConfigReader, default: int) -> int:
     """The width of the sliding window, in tokens; UnsupportedError where config.json says that there is none."""
     if config.values.get("sliding_window", default) is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llmkit.convert.archs import blocks
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
@@ -34,6 +36,30 @@ def read_hparams(config: ConfigReader) -> HParams:
     return blocks.require_heads_of_model_width(config, found)
 
 
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards."""
+    assert h.rope is not None, "a file of this architecture rotates"
+    return {
+        "num_layers": h.n_layers,
+        "hidden_size": h.n_embd,
+        "ffn_hidden_size": h.n_ff,
+        "num_attention_heads": h.n_heads,
+        "multi_query_attention": h.n_kv_heads != h.n_heads,
+        "multi_query_group_num": h.n_kv_heads,
+        "kv_channels": h.head_dim,
+        "padded_vocab_size": h.n_vocab,
+        "seq_length": h.n_context,
+        "layernorm_epsilon": h.rms_eps,
+        "rope_ratio": h.rope.theta / 10000,
+        "tie_word_embeddings": h.tied_embeddings,
+        "add_qkv_bias": h.attention_bias,
+        "add_bias_linear": False,
+        "apply_residual_connection_post_layernorm": False,
+        "post_layer_norm": True,
+        "rmsnorm": True,
+    }
+
+
 def _queries_keys_values(h: HParams) -> int:
     return blocks.queries(h) + 2 * blocks.keys(h)
 
@@ -45,6 +71,7 @@ FAMILY = Family(
     architectures=("ChatGLMModel", "ChatGLMForConditionalGeneration"),
     gguf_architecture="chatglm",
     read_hparams=read_hparams,
+    write_config=write_config,
     tensors=(
         *blocks.embedding("transformer.embedding.word_embeddings"),
         *blocks.norm("attn_norm", LAYER + "input_layernorm"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from llmkit.convert.archs import blocks
 from llmkit.convert.archs.config import ConfigReader
@@ -48,6 +49,18 @@ def read_without_context(config: ConfigReader, rope: Rope) -> HParams:
     return blocks.require_heads_of_model_width(config, found)
 
 
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards."""
+    found = {
+        **blocks.write_decoder(h),
+        "layer_norm_eps": h.norm_eps,
+        "logit_scale": h.logit_scale,
+        "use_qk_norm": h.qk_norm,
+    }
+    del found["rms_norm_eps"]
+    return found
+
+
 _has_qk_norm = when(lambda h: h.qk_norm)
 
 TENSORS = (
@@ -76,4 +89,5 @@ FAMILY = Family(
     gguf_architecture="command-r",
     read_hparams=read_hparams,
     tensors=TENSORS,
+    write_config=write_config,
 )

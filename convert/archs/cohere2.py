@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from llmkit.convert.archs import blocks, cohere
 from llmkit.convert.archs.config import ConfigReader
@@ -20,8 +21,22 @@ def read_hparams(config: ConfigReader) -> HParams:
     found = cohere.read_without_context(config, read_rope(config))
     every = config.integer("sliding_window_pattern", _EVERY)
     layers = blocks.read_sliding_layers(config, found.n_layers, every=every)
-    usual = layers == tuple((i + 1) % _EVERY != 0 for i in range(found.n_layers))
-    return replace(found, sliding_window=blocks.read_window(config, 4096), sliding_layers=None if usual else layers)
+    listed = None if layers == _usual_layers(found) else layers
+    return replace(found, sliding_window=blocks.read_window(config, 4096), sliding_layers=listed)
+
+
+def _usual_layers(h: HParams) -> tuple[bool, ...]:
+    return tuple((i + 1) % _EVERY != 0 for i in range(h.n_layers))
+
+
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards."""
+    layers = h.sliding_layers or _usual_layers(h)
+    return {
+        **cohere.write_config(h),
+        "sliding_window": h.sliding_window,
+        **blocks.write_sliding_layers(layers),
+    }
 
 
 FAMILY = Family(
@@ -30,6 +45,7 @@ FAMILY = Family(
     gguf_architecture="cohere2",
     read_hparams=read_hparams,
     tensors=cohere.TENSORS,
+    write_config=write_config,
     # Some checkpoints hold biases, all of them zero, which transformers does not load either.
     unused=(r"model\..+\.bias",),
 )

@@ -42,6 +42,7 @@ FAMILY = Family(
     architectures=("GlmForCausalLM",),
     gguf_architecture="chatglm",
     read_hparams=read_hparams,
+    write_config=blocks.write_decoder,
     tensors=(
         *blocks.embedding(),
         *blocks.norm("attn_norm", "model.layers.{i}.input_layernorm"),

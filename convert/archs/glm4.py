@@ -12,6 +12,7 @@ FAMILY = Family(
     architectures=("Glm4ForCausalLM",),
     gguf_architecture="glm4",
     read_hparams=glm.read_any_width,
+    write_config=blocks.write_decoder,
     tensors=(
         *blocks.embedding(),
         *blocks.norm("attn_norm", LAYER + "input_layernorm"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from llmkit.convert.archs import blocks, llama
 from llmkit.convert.archs.config import ConfigReader
@@ -29,10 +30,24 @@ def with_multipliers(config: ConfigReader, h: HParams) -> HParams:
     )
 
 
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards."""
+    return {
+        **blocks.write_decoder(h),
+        "attention_multiplier": h.attention_scale,
+        "embedding_multiplier": h.embedding_scale,
+        "residual_multiplier": h.residual_scale,
+        "logits_scaling": h.logit_scale,
+    }
+
+
 FAMILY = Family(
     model_type="granite",
     architectures=("GraniteForCausalLM",),
     gguf_architecture="granite",
     read_hparams=read_hparams,
     tensors=llama.TENSORS,
+    write_config=write_config,
+    # Which Granite 4, whose files have the same tensors, states.
+    wrote=lambda h: "rope.scaling.finetuned" not in h.extra,
 )

@@ -1,8 +1,9 @@
-"""Granite MoE: Granite with a mixture of experts, and in its later form a shared one beside them."""
+"""Granite MoE: Granite 3 with a mixture of experts."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from llmkit.convert.archs import blocks, granite
 from llmkit.convert.archs.config import ConfigReader
@@ -10,21 +11,28 @@ from llmkit.convert.archs.hparams import Experts, HParams
 from llmkit.convert.archs.rules import Family, Source, tensor, when
 
 MOE = "model.layers.{i}.block_sparse_moe."
-SHARED = "model.layers.{i}.shared_mlp."
 
 
 def read_hparams(config: ConfigReader) -> HParams:
-    """Hyper-parameters; what config.json leaves out has the default of transformers' GraniteMoeSharedConfig."""
+    """Hyper-parameters; what config.json leaves out has the default of transformers' GraniteMoeConfig."""
     found = granite.read_hparams(config)
     n_experts = config.integer("num_local_experts", 8)
-    has_shared = config.values.get("shared_intermediate_size") not in (None, 0)
     experts = Experts(
         n_experts=n_experts,
         n_used=config.integer("num_experts_per_tok", 2, maximum=n_experts),
         n_ff=found.n_ff,
-        n_ff_shared=config.integer("shared_intermediate_size") if has_shared else None,
     )
     return replace(found, experts=experts)
+
+
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards."""
+    experts = blocks.experts_of(h)
+    return {
+        **granite.write_config(h),
+        "num_local_experts": experts.n_experts,
+        "num_experts_per_tok": experts.n_used,
+    }
 
 
 def _up(h: HParams) -> tuple[int, ...]:
@@ -47,19 +55,6 @@ def _joined(place: int) -> tuple[Source, ...]:
     )
 
 
-def _n_shared(h: HParams) -> int:
-    return blocks.experts_of(h).n_ff_shared or 0
-
-
-def _joined_shared(place: int) -> Source:
-    return Source(
-        SHARED + "input_linear.weight",
-        stored=lambda h: (2 * _n_shared(h), h.n_embd),
-        view=lambda h, stored: stored.split(0, 2, -1).at(0, place),
-    )
-
-
-_has_shared = when(lambda h: _n_shared(h) > 0)
 _has_attention_bias = when(lambda h: h.attention_bias)
 
 ATTENTION = blocks.attention(view=blocks.interleaved_heads, bias=_has_attention_bias, output_bias=_has_attention_bias)
@@ -71,25 +66,21 @@ EXPERTS = (
     tensor("ffn_up_exps.weight", _up, *_joined(1)),
     tensor("ffn_down_exps.weight", _down, MOE + "output_linear.weight", MOE + "experts.down_proj"),
 )
-SHARED_EXPERT = (
-    tensor("ffn_gate_shexp.weight", lambda h: (_n_shared(h), h.n_embd), _joined_shared(0), presence=_has_shared),
-    tensor("ffn_up_shexp.weight", lambda h: (_n_shared(h), h.n_embd), _joined_shared(1), presence=_has_shared),
-    *blocks.linear("ffn_down_shexp", blocks.embd, _n_shared, SHARED + "output_linear", presence=_has_shared),
+
+BLOCK = (
+    *blocks.norm("attn_norm", "model.layers.{i}.input_layernorm"),
+    *ATTENTION,
+    *blocks.norm("ffn_norm", "model.layers.{i}.post_attention_layernorm"),
+    *EXPERTS,
 )
+OUTPUT = (*blocks.norm("output_norm", "model.norm"), *blocks.head())
 
 FAMILY = Family(
     model_type="granitemoe",
-    architectures=("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"),
+    architectures=("GraniteMoeForCausalLM",),
     gguf_architecture="granitemoe",
     read_hparams=read_hparams,
-    tensors=(
-        *blocks.embedding(),
-        *blocks.norm("attn_norm", "model.layers.{i}.input_layernorm"),
-        *ATTENTION,
-        *blocks.norm("ffn_norm", "model.layers.{i}.post_attention_layernorm"),
-        *EXPERTS,
-        *SHARED_EXPERT,
-        *blocks.norm("output_norm", "model.norm"),
-        *blocks.head(),
-    ),
+    tensors=(*blocks.embedding(), *BLOCK, *OUTPUT),
+    write_config=write_config,
+    wrote=lambda h: blocks.experts_of(h).n_ff_shared is None,
 )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
-from llmkit.convert.archs import blocks, granite, granitemoe
+from llmkit.convert.archs import blocks, granite, granitemoe, granitemoeshared
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
-from llmkit.convert.archs.rules import Family, Source, tensor
+from llmkit.convert.archs.rules import Family, tensor
 from llmkit.formats.gguf import boolean
 
 _ATTENTION: Final = ("attention", "full_attention")  # the names of transformers 4 and 5
@@ -28,13 +28,16 @@ def read_hparams(config: ConfigReader) -> HParams:
     return replace(found, rope=found.rope if rotates else None, extra={"rope.scaling.finetuned": boolean(rotates)})
 
 
-def _joined(place: int) -> Source:
-    """Gate or up projection."""
-    return Source(
-        granitemoe.SHARED + "input_linear.weight",
-        stored=lambda h: (2 * h.n_ff, h.n_embd),
-        view=lambda h, stored: stored.split(0, 2, -1).at(0, place),
-    )
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards."""
+    return {
+        **granite.write_config(h),
+        "layer_types": ["attention"] * h.n_layers,
+        "num_local_experts": 0,
+        "num_experts_per_tok": 0,
+        "shared_intermediate_size": h.n_ff,
+        "position_embedding_type": "rope" if h.rope is not None else None,
+    }
 
 
 FAMILY = Family(
@@ -42,15 +45,15 @@ FAMILY = Family(
     architectures=("GraniteMoeHybridForCausalLM",),
     gguf_architecture="granite",
     read_hparams=read_hparams,
+    write_config=write_config,
     tensors=(
         *blocks.embedding(),
         *blocks.norm("attn_norm", "model.layers.{i}.input_layernorm"),
         *granitemoe.ATTENTION,
         *blocks.norm("ffn_norm", "model.layers.{i}.post_attention_layernorm"),
-        tensor("ffn_gate.weight", lambda h: (h.n_ff, h.n_embd), _joined(0)),
-        tensor("ffn_up.weight", lambda h: (h.n_ff, h.n_embd), _joined(1)),
-        *blocks.linear("ffn_down", blocks.embd, blocks.ff, granitemoe.SHARED + "output_linear"),
-        *blocks.norm("output_norm", "model.norm"),
-        *blocks.head(),
+        tensor("ffn_gate.weight", lambda h: (h.n_ff, h.n_embd), granitemoeshared.joined(0, blocks.ff)),
+        tensor("ffn_up.weight", lambda h: (h.n_ff, h.n_embd), granitemoeshared.joined(1, blocks.ff)),
+        *blocks.linear("ffn_down", blocks.embd, blocks.ff, granitemoeshared.SHARED + "output_linear"),
+        *granitemoe.OUTPUT,
     ),
 )

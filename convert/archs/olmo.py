@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from llmkit.convert.archs import blocks
 from llmkit.convert.archs.config import ConfigReader
@@ -23,11 +24,20 @@ def read_hparams(config: ConfigReader) -> HParams:
     return blocks.require_heads_of_model_width(config, found)
 
 
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards."""
+    clipped = h.extra.get("attention.clamp_kqv")
+    found = {**blocks.write_decoder(h), "clip_qkv": None if clipped is None else clipped.data}
+    del found["rms_norm_eps"]
+    return found
+
+
 FAMILY = Family(
     model_type="olmo",
     architectures=("OlmoForCausalLM",),
     gguf_architecture="olmo",
     read_hparams=read_hparams,
+    write_config=write_config,
     tensors=(
         *blocks.embedding(),
         *blocks.attention(view=blocks.interleaved_heads),

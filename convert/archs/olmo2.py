@@ -42,4 +42,6 @@ FAMILY = Family(
     gguf_architecture="olmo2",
     read_hparams=read_hparams,
     tensors=TENSORS,
+    write_config=blocks.write_decoder,
+    wrote=lambda h: h.sliding_window is None,
 )

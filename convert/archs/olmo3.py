@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from llmkit.convert.archs import blocks, olmo2
 from llmkit.convert.archs.config import ConfigReader
@@ -39,10 +40,22 @@ def _read_rope(config: ConfigReader) -> Rope:
     return whole
 
 
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards."""
+    assert h.sliding_layers is not None, "a file of OLMo 3 lists its blocks"
+    return {
+        **blocks.write_decoder(h),
+        "sliding_window": h.sliding_window,
+        **blocks.write_sliding_layers(h.sliding_layers),
+    }
+
+
 FAMILY = Family(
     model_type="olmo3",
     architectures=("Olmo3ForCausalLM",),
     gguf_architecture="olmo2",
     read_hparams=read_hparams,
     tensors=olmo2.TENSORS,
+    write_config=write_config,
+    wrote=lambda h: h.sliding_window is not None and h.sliding_layers is not None,
 )

@@ -98,6 +98,9 @@ class Family:
     tensors of layers, whose group is the layer's number: layers beyond those of the model predict further tokens.
     `write_config` is `read_hparams` backwards: the entries of config.json, without those that all families have in
     common (see `llmkit.convert.restore`).
+    its text part; the tensors of its other parts match `other_parts`. `write_config` is `read_hparams` backwards: the
+    entries of config.json, without those that all families have in common (see `llmkit.convert.restore`). `wrote` tells
+    whether a file with these hyper-parameters is of this family, where several have a GGUF architecture in common.
     """
 
     model_type: str
@@ -112,6 +115,7 @@ class Family:
     other_parts: tuple[str, ...] = ()
     write_config: Callable[[HParams], dict[str, Any]] | None = None
     further_layers: str | None = None
+    wrote: Callable[[HParams], bool] = lambda hparams: True
 
     def is_unused(self, name: str) -> bool:
         """Whether inference does without the checkpoint tensor `name`."""

@@ -26,6 +26,7 @@ FAMILY = Family(
     architectures=("SeedOssForCausalLM",),
     gguf_architecture="seed_oss",
     read_hparams=read_hparams,
+    write_config=blocks.write_decoder,
     tensors=(
         *blocks.embedding(),
         *blocks.norm("attn_norm", "model.layers.{i}.input_layernorm"),

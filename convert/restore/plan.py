@@ -62,6 +62,8 @@ def _find(families: Sequence[Family], hparams: HParams, source: GGUFSource) -> t
     """The first of the families whose tensors these are."""
     tensors = {tensor.name: tensor for tensor in source.tensors}
     for family in families:
+        if not family.wrote(hparams):
+            continue
         restored = restore_tensors(family, hparams, tensors, source.path)
         if restored is not None:
             return family, restored

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from parities import rewrites
-from parities.rewrites import Tensors
-from parities.rewrites import Tensors, with_older_layer_types
 from parities.rewrites import Tensors, as_chatglm, with_older_layer_types
 
 # Sizes of every model, under the names that most config classes have.
@@ -258,9 +256,6 @@ FAMILIES: Final[dict[str, Row]] = {
     "granite": Row("GraniteConfig", {**_GRANITE, "attention_bias": True, "mlp_bias": True}),
     "granite, tied": Row("GraniteConfig", {**_GRANITE, "tie_word_embeddings": True}),
     "granitemoe": Row("GraniteMoeConfig", _GRANITE_MOE),
-    "granitemoe, shared": Row(
-        "GraniteMoeSharedConfig", {**_GRANITE_MOE, "shared_intermediate_size": 80, "attention_bias": True}
-    ),
     "granitemoehybrid": Row(
         "GraniteMoeHybridConfig",
         {**_GRANITE_4, "shared_intermediate_size": 96, "position_embedding_type": "rope"},
@@ -270,6 +265,9 @@ FAMILIES: Final[dict[str, Row]] = {
         "GraniteMoeHybridConfig",
         {**_GRANITE_4, "shared_intermediate_size": 80},
         rewrite=with_older_layer_types,
+    ),
+    "granitemoeshared": Row(
+        "GraniteMoeSharedConfig", {**_GRANITE_MOE, "shared_intermediate_size": 80, "attention_bias": True}
     ),
     "llama": Row("LlamaConfig"),
     "llama, llama3 scaling": Row(

@@ -18,7 +18,7 @@ from tests.tinymodels import write_json, write_raw_safetensors
 DENSE: Final = {"layer_types": ["attention"] * 4, "num_local_experts": 0}
 
 
-@pytest.mark.parametrize("model_type", ["granite", "granitemoe", "granitemoehybrid"])
+@pytest.mark.parametrize("model_type", ["granite", "granitemoe", "granitemoehybrid", "granitemoeshared"])
 def test_defaults_are_those_of_transformers(model_type: str) -> None:
     more = DENSE if model_type == "granitemoehybrid" else {}
     found, expected = read(model_type, **more), defaults(model_type)
@@ -32,6 +32,7 @@ def test_defaults_are_those_of_transformers(model_type: str) -> None:
     if found.experts is not None:
         assert found.experts.n_experts == expected.num_local_experts
         assert found.experts.n_used == expected.num_experts_per_tok
+        assert (found.experts.n_ff_shared or 0) == getattr(expected, "shared_intermediate_size", 0)
     if model_type == "granitemoehybrid":
         assert found.n_ff == expected.shared_intermediate_size
         assert found.rope is expected.position_embedding_type is None
