@@ -6,7 +6,7 @@ Keys are those that llama.cpp's loader reads (src/llama-arch.cpp, gguf-py/gguf/c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -49,6 +49,9 @@ _WITH_ROPE_FACTORS: Final = frozenset(
         *("granite", "granitemoe", "granitehybrid", "nanbeige", "step35"),
     )
 )
+
+# Architectures whose files may have LongRoPE's factors; llama.cpp does not load those tensors in all.
+_LONGROPE: Final = frozenset({"phi3"})
 
 # Field of the hyper-parameters -> key and type; fields that are None are left out.
 KEYS: Final[dict[str, tuple[str, Callable[[Any], Value]]]] = {
@@ -114,6 +117,9 @@ def architecture_metadata(arch: str, h: HParams, notes: list[str]) -> dict[str, 
             "rope.dimension_count": u32(h.rope.n_rotated(h.head_dim)),
         }
         found |= _scaling(arch, h.rope, h, notes)
+    if h.sliding_rope is not None:
+        h.sliding_rope.require("default")  # files have no keys for more
+        found["rope.freq_base_swa"] = f32(h.sliding_rope.theta)
     return {f"{arch}.{key}": value for key, value in {**found, **h.extra}.items()}
 
 
@@ -125,7 +131,7 @@ def _stated(
 
 
 def _scaling(arch: str, rope: Rope, h: HParams, notes: list[str]) -> dict[str, Value]:
-    """Linear and YaRN scaling are keys; llama3's factors are a tensor; what the graph lacks is noted or refused."""
+    """Linear and YaRN scaling are keys, llama3's factors a tensor, LongRoPE has both; the rest is noted or refused."""
     if rope.scaling == "default":
         return {}
     if rope.scaling == "llama3":
@@ -136,6 +142,13 @@ def _scaling(arch: str, rope: Rope, h: HParams, notes: list[str]) -> dict[str, V
         return {"rope.scaling.type": string("linear"), "rope.scaling.factor": f32(rope.number("factor"))}
     if rope.scaling == "yarn":
         return yarn_keys(arch, rope, h.n_context, notes)
+    if rope.scaling == "longrope" and arch in _LONGROPE:
+        original = int(rope.number("original_max_position_embeddings", h.n_context))
+        return {
+            "rope.scaling.type": string("longrope"),
+            "rope.scaling.attn_factor": f32(_longrope_attention(rope, h.n_context)),
+            "rope.scaling.original_context_length": u32(original),
+        }
     if rope.scaling == "dynamic":
         notes.append(
             "rope scaling 'dynamic' is left out, which llama.cpp does not compute: "
@@ -149,13 +162,35 @@ def _scaling(arch: str, rope: Rope, h: HParams, notes: list[str]) -> dict[str, V
 
 
 def rope_factors(h: HParams) -> list[PlannedTensor]:
-    """What divides the rotary frequencies, where the scaling is of that kind: float32 [rotated dimensions / 2]."""
-    if h.rope is None or h.rope.scaling != "llama3":
+    """What divides the rotary frequencies, where the scaling is of that kind: float32 [rotated dimensions / 2].
+
+    LongRoPE has two such tensors, of which llama.cpp takes one by the size of the session's context.
+    """
+    rope = h.rope
+    if rope is None:
         return []
-    return [_computed("rope_freqs.weight", llama3_factors(h.rope, h.rope.n_rotated(h.head_dim), h.n_context))]
+    n_rotated = rope.n_rotated(h.head_dim)
+    if rope.scaling == "llama3":
+        return [_computed("rope_freqs.weight", llama3_factors(rope, n_rotated, h.n_context))]
+    if rope.scaling == "longrope":
+        return [
+            _computed("rope_factors_long.weight", rope.factors("long_factor", n_rotated // 2)),
+            _computed("rope_factors_short.weight", rope.factors("short_factor", n_rotated // 2)),
+        ]
+    return []
 
 
-def _computed(name: str, values: list[float]) -> PlannedTensor:
+def _longrope_attention(rope: Rope, n_context: int) -> float:
+    """What LongRoPE multiplies sines and cosines by (transformers, `_compute_longrope_parameters`)."""
+    original = rope.number("original_max_position_embeddings", n_context)
+    if original <= 1:
+        raise FormatError(rope.path, f"original_max_position_embeddings {original:g} must be more than 1")
+    factor = rope.number("factor", n_context / original)
+    usual = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+    return rope.number("attention_factor", usual)
+
+
+def _computed(name: str, values: Sequence[float]) -> PlannedTensor:
     shape, type = (len(values),), TensorType.F32
     return PlannedTensor(name, shape, type, (Computed(tuple(values)),), 0, tensor_bytes(type, shape), wanted=type)
 

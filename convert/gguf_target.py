@@ -48,11 +48,12 @@ def plan_gguf(
     judge: compares tokens where it is not certain how the engine should split text.
     """
     options = options or TypeOptions()
-    config = ConfigReader(checkpoint.folder / "config.json", checkpoint.config)
-    family = find_family(config)
+    whole = ConfigReader(checkpoint.folder / "config.json", checkpoint.config)
+    family = find_family(whole)
+    config = whole.within(family.text_config) if family.text_config and family.text_config in whole else whole
     hparams = family.read_hparams(config)
     notes: list[str] = []
-    tensors = merge(unpack(config, checkpoint.tensors, notes), adapters, notes)
+    tensors = merge(unpack(whole, checkpoint.tensors, notes), adapters, notes)
     matched, found = match_tensors(family, hparams, checkpoint, tensors)
     notes += found
     model = ModelShape(
@@ -73,8 +74,9 @@ def plan_gguf(
     metadata |= architecture_metadata(family.gguf_architecture, hparams, notes)
     metadata["general.file_type"] = u32(recipe.file_type)
     metadata["general.quantization_version"] = u32(QUANTIZATION_VERSION)
+    token_ids = whole.filled(config.values).values  # a multimodal model has them in either place
     metadata |= tokenizer_metadata(
-        checkpoint.folder, hparams.n_vocab, checkpoint.config, pre=tokenizer_pre, judge=judge, notes=notes
+        checkpoint.folder, hparams.n_vocab, token_ids, pre=tokenizer_pre, judge=judge, notes=notes
     )
     if "tokenizer.chat_template" not in metadata:
         notes.append("the checkpoint has no chat template: `llmkit chat` will need --template, `llmkit generate` works")

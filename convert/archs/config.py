@@ -72,8 +72,17 @@ class ConfigReader:
         return value or {}
 
     def within(self, key: str) -> ConfigReader:
-        """The config that stands under `key`, such as that of a multimodal model's text part."""
-        return ConfigReader(self.path, {**self.object(key)})
+        """The config that stands under `key`, such as that of a multimodal model's text part.
+
+        Whether embeddings are tied is what the whole model says, if it does: transformers ties by that.
+        """
+        tied = {name: self.values[name] for name in ("tie_word_embeddings",) if name in self}
+        return ConfigReader(self.path, {**self.object(key), **tied})
+
+    def filled(self, defaults: dict[str, Any]) -> ConfigReader:
+        """The same config, with `defaults` for what it says nothing about."""
+        stated = {key: value for key, value in self.values.items() if value is not None or key not in defaults}
+        return ConfigReader(self.path, {**defaults, **stated})
 
     def _get(self, key: str, default: Any) -> Any:
         value = self.values.get(key)

@@ -72,10 +72,10 @@ class StateSpace:
 class HParams:
     """Hyper-parameters of a model, in numbers of weights, heads, tokens. None stands for what it does not have.
 
-    A model without attention has 0 heads, one without MLP a width of 0.
-    `sliding_layers` tells for each block
-    whether it attends to the last `sliding_window` tokens only; None leaves that to the architecture. `extra` holds
-    what only one family has, by its GGUF key without the architecture in front.
+    A model without attention has 0 heads, one without MLP a width of 0. `sliding_layers` tells for each block whether
+    it attends to the last `sliding_window` tokens only; None leaves that to the architecture. `sliding_rope` is the
+    rotary embedding of these blocks where it is another one than `rope`. `extra` holds what only one family has, by its
+    GGUF key without the architecture in front.
     """
 
     n_layers: int
@@ -98,6 +98,7 @@ class HParams:
     states: StateSpace | None = None
     sliding_window: int | None = None
     sliding_layers: tuple[bool, ...] | None = None
+    sliding_rope: Rope | None = None
     attention_scale: float | None = None
     embedding_scale: float | None = None
     residual_scale: float | None = None

@@ -24,6 +24,23 @@ class Rope:
     parameters: dict[str, Any]
     share: float = 1.0
 
+    def require(self, *scalings: str) -> None:
+        """Refuse a scaling that the architecture's graph does not compute. Raises UnsupportedError."""
+        if self.scaling not in scalings:
+            raise UnsupportedError(
+                f"{self.path}: rope_type {excerpt(self.scaling)}; llama.cpp computes this architecture with "
+                f"{' or '.join(scalings)} only"
+            )
+
+    def factors(self, key: str, count: int) -> tuple[float, ...]:
+        """A scaling parameter that is a list of `count` positive numbers."""
+        values = self.parameters.get(key)
+        name = f"rope scaling {self.scaling!r}: {key}"
+        if not isinstance(values, list) or len(values) != count:
+            found = f"{len(values)} entries" if isinstance(values, list) else excerpt(values)
+            raise FormatError(self.path, f"{name} must be a list of {count} numbers, found {found}")
+        return tuple(positive(self.path, f"{name}[{i}]", value) for i, value in enumerate(values))
+
     def number(self, key: str, default: float | None = None) -> float:
         """A positive scaling parameter; required unless a default is given."""
         value = self.parameters.get(key)

@@ -2,11 +2,9 @@
 
 checking   one family from its row to a verdict
 families   the table: one row a family
-rewrites   checkpoints as published, of what transformers saves
-tiny       makes the model of a row
-tiny       makes the model of a row, with rewrites: families that transformers does not have
-rewrites   checkpoints of families that transformers does not have
-tiny       makes the model of a row
+tiny       makes the model of a row, with sentencepieces for tokenizers of that kind
+rewrites   checkpoints of families that transformers does not have, made of others'
+published  checkpoints as published, where transformers now saves others
 logits     runs it in transformers and in llama.cpp
 tokens     compares tokens
 back       makes a checkpoint of the file again, and compares it

@@ -38,7 +38,7 @@ def check(name: str, row: Row, folder: Path) -> Result:
     gguf = llmkit.convert(folder, "gguf-f32", output=gguf_of(folder)).path
     seconds = time.perf_counter() - started
     return Result(
-        compare_logits(model, gguf, model.config.vocab_size),
+        compare_logits(model, gguf, model.config.get_text_config().vocab_size),
         compare_tokens(folder, gguf),
         compare_way_back(model, gguf, row),
         seconds,

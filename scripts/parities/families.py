@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from parities import rewrites
+from parities import published, rewrites
 from parities.rewrites import Tensors, as_chatglm, with_older_layer_types
 
 # Sizes of every model, under the names that most config classes have.
@@ -31,10 +31,10 @@ class Row:
     """A family, or a variation of one.
 
     config: transformers' config class. settings: what the class does not have from `SIZES`, or has otherwise; None
-    leaves a size out. auto: transformers' class that loads it. spread: standard deviation of the matrices' weights,
-    chosen for logits on a range of 1 to 10 and for attention that is not uniform. tokenizer: which of `tiny`'s.
-    rewrite: for families that transformers does not have, makes their tensors and config from those of one that
-    computes the same.
+    leaves a size out. A multimodal model has sizes in its `text_config`. auto: transformers' class that loads it.
+    spread: standard deviation of the matrices' weights, chosen for logits on a range of 1 to 10 and for attention that
+    is not uniform. tokenizer: which of `tiny`'s. rewrite: for families that transformers does not have, makes their
+    tensors and config from those of one that computes the same; or makes them as they were published.
     """
 
     config: str
@@ -90,12 +90,14 @@ _NO_ATTENTION: Final[dict[str, Any]] = {
 
 # Mixtures: more experts than are used, of a width of their own where the family has one.
 MIXTURE: Final = {"num_local_experts": 6, "num_experts_per_tok": 2}
+
 SHARED: Final = {
     "num_experts": 6,
     "num_experts_per_tok": 2,
     "moe_intermediate_size": 32,
     "shared_expert_intermediate_size": 80,
 }
+
 MANY: Final = {
     "num_experts": 6,
     "num_experts_per_tok": 3,
@@ -133,23 +135,76 @@ _GRANITE: Final = {  # none the default, and attention apart from 1/sqrt(16)
     "residual_multiplier": 0.22,
     "logits_scaling": 4.0,
 }
+
 _GRANITE_4: Final = {
     **_GRANITE,
     "layer_types": ["full_attention"] * SIZES["num_hidden_layers"],
     "num_local_experts": 0,
     "num_experts_per_tok": 0,
 }
+
 _GRANITE_MOE: Final = {**_GRANITE, "num_local_experts": 6, "num_experts_per_tok": 3}
+
 _YARN: Final = {
     "rope_type": "yarn",
     "rope_theta": 500000.0,
     "factor": 8.0,
     "original_max_position_embeddings": 32,
 }
+
 _GLM: Final = {"head_dim": 16, "rope_parameters": {"rope_theta": 50000.0, "partial_rotary_factor": 0.5}}
+
+_GEMMA3: Final[dict[str, Any]] = {
+    "head_dim": 32,
+    "query_pre_attn_scalar": 32,
+    "num_hidden_layers": 7,  # the sixth attends to everything
+    "sliding_window": 16,
+    "final_logit_softcapping": 5.0,
+    "tie_word_embeddings": True,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1_000_000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 5_000.0},
+    },
+}
+
+# One factor for each of the 8 pairs of dimensions that are rotated.
+_LONGROPE: Final[dict[str, Any]] = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0, 1.05, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6],
+    "long_factor": [1.0, 1.5, 2.0, 4.0, 8.0, 16.0, 24.0, 32.0],
+}
 
 
 FAMILIES: Final[dict[str, Row]] = {
+    "arcee": Row("ArceeConfig", {"rope_parameters": {**_YARN, "rope_theta": 10000.0, "mscale": 1.0}}),
+    "chatglm": Row("GlmConfig", {**_GLM, "attention_bias": True}, tokenizer="glm", rewrite=as_chatglm),
+    "cohere": Row("CohereConfig", {"tie_word_embeddings": True, "logit_scale": 0.25, "model_max_length": 1024}),
+    "cohere, 64 blocks": Row(
+        "CohereConfig",
+        {"tie_word_embeddings": True, "num_hidden_layers": 64, "use_qk_norm": True, "logit_scale": 0.25},
+    ),
+    "cohere2": Row(
+        "Cohere2Config",
+        {
+            "tie_word_embeddings": True,
+            "num_hidden_layers": 5,
+            "sliding_window": 24,
+            "logit_scale": 0.25,
+            "rotary_pct": 1.0,
+        },
+    ),
+    "cohere2, other pattern": Row(
+        "Cohere2Config",
+        {
+            "tie_word_embeddings": True,
+            "num_hidden_layers": 4,
+            "sliding_window": 24,
+            "sliding_window_pattern": 2,
+            "logit_scale": 0.25,
+            "rotary_pct": 1.0,
+        },
+    ),
     "deepseek_v2": Row(
         "DeepseekV2Config",
         {
@@ -212,34 +267,58 @@ FAMILIES: Final[dict[str, Row]] = {
         "FalconMambaConfig",
         {**_NO_ATTENTION, "mixer_rms_eps": 1e-5, "time_step_rank": 8},
     ),
-    "internlm2": Row("LlamaConfig", rewrite=rewrites.internlm2),
-    "arcee": Row("ArceeConfig", {"rope_parameters": {**_YARN, "rope_theta": 10000.0, "mscale": 1.0}}),
-    "chatglm": Row("GlmConfig", {**_GLM, "attention_bias": True}, tokenizer="glm", rewrite=as_chatglm),
-    "cohere": Row("CohereConfig", {"tie_word_embeddings": True, "logit_scale": 0.25, "model_max_length": 1024}),
-    "cohere, 64 blocks": Row(
-        "CohereConfig",
-        {"tie_word_embeddings": True, "num_hidden_layers": 64, "use_qk_norm": True, "logit_scale": 0.25},
-    ),
-    "cohere2": Row(
-        "Cohere2Config",
+    "gemma": Row("GemmaConfig", {"head_dim": 32, "tie_word_embeddings": True}, tokenizer="gemma", spread=0.08),
+    "gemma2": Row(
+        "Gemma2Config",
         {
-            "tie_word_embeddings": True,
-            "num_hidden_layers": 5,
-            "sliding_window": 24,
-            "logit_scale": 0.25,
-            "rotary_pct": 1.0,
-        },
-    ),
-    "cohere2, other pattern": Row(
-        "Cohere2Config",
-        {
-            "tie_word_embeddings": True,
+            "head_dim": 32,
+            "query_pre_attn_scalar": 32,
             "num_hidden_layers": 4,
-            "sliding_window": 24,
-            "sliding_window_pattern": 2,
-            "logit_scale": 0.25,
-            "rotary_pct": 1.0,
+            "sliding_window": 16,
+            "attn_logit_softcapping": 1.0,
+            "final_logit_softcapping": 3.0,
+            "tie_word_embeddings": True,
         },
+        tokenizer="gemma",
+        spread=0.045,
+    ),
+    "gemma3": Row("Gemma3TextConfig", _GEMMA3, tokenizer="gemma3", spread=0.05),
+    "gemma3, older config": Row("Gemma3TextConfig", _GEMMA3, tokenizer="gemma3", spread=0.05, rewrite=published.gemma3),
+    "gemma3, other layers": Row(
+        "Gemma3TextConfig",
+        {
+            **_GEMMA3,
+            "num_hidden_layers": 3,
+            "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+            "final_logit_softcapping": None,
+        },
+        tokenizer="gemma3",
+        spread=0.05,
+    ),
+    "gemma3, with images": Row(
+        "Gemma3Config",
+        {
+            "text_config": {
+                **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "max_position_embeddings")),
+                "num_hidden_layers": 7,
+                "sliding_window": 16,
+                "tie_word_embeddings": True,
+                "rope_parameters": {**_GEMMA3["rope_parameters"], "sliding_attention": {"rope_type": "default"}},
+            },
+            "vision_config": {
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": 28,
+                "patch_size": 14,
+            },
+            "mm_tokens_per_image": 4,
+        },
+        auto="AutoModelForImageTextToText",
+        tokenizer="gemma3",
+        spread=0.04,
+        rewrite=published.gemma3_with_images,
     ),
     "glm": Row("GlmConfig", {**_GLM, "attention_bias": True}, tokenizer="glm"),
     "glm4": Row("Glm4Config", {**_GLM, "head_dim": 32, "attention_bias": False}, tokenizer="glm"),
@@ -269,6 +348,7 @@ FAMILIES: Final[dict[str, Row]] = {
     "granitemoeshared": Row(
         "GraniteMoeSharedConfig", {**_GRANITE_MOE, "shared_intermediate_size": 80, "attention_bias": True}
     ),
+    "internlm2": Row("LlamaConfig", rewrite=rewrites.internlm2),
     "llama": Row("LlamaConfig"),
     "llama, llama3 scaling": Row(
         "LlamaConfig",
@@ -309,8 +389,42 @@ FAMILIES: Final[dict[str, Row]] = {
     "mistral": Row("MistralConfig", {"sliding_window": None}),
     "mixtral": Row("MixtralConfig", MIXTURE),
     "mixtral, joined experts": Row("MixtralConfig", MIXTURE, rewrite=join_experts),
+    "olmo": Row("OlmoConfig", {"clip_qkv": 1.5}),
+    "olmo2": Row("Olmo2Config"),
+    "olmo3": Row(
+        "Olmo3Config",
+        {
+            "num_hidden_layers": 5,
+            "sliding_window": 24,
+            "rope_parameters": {
+                "full_attention": _YARN,
+                "sliding_attention": {"rope_type": "default", "rope_theta": 500000.0},
+            },
+        },
+    ),
     "olmoe": Row("OlmoeConfig", {**MIXTURE, "num_key_value_heads": 4}),
     "olmoe, joined experts": Row("OlmoeConfig", {**MIXTURE, "num_key_value_heads": 4}, rewrite=join_experts),
+    "phi": Row(
+        "PhiConfig", {"intermediate_size": 256, "num_key_value_heads": 4, "partial_rotary_factor": 0.5}, spread=0.08
+    ),
+    "phi3": Row("Phi3Config", tokenizer="phi3"),
+    "phi3, longrope long": Row(
+        "Phi3Config", {"rope_parameters": _LONGROPE, "original_max_position_embeddings": 32}, tokenizer="phi3"
+    ),
+    "phi3, longrope short": Row(
+        "Phi3Config", {"rope_parameters": _LONGROPE, "original_max_position_embeddings": 256}, tokenizer="phi3"
+    ),
+    "phi3, phi-4-mini": Row(
+        "Phi3Config",
+        {
+            "hidden_size": 128,
+            "head_dim": 32,
+            "rope_parameters": {**_LONGROPE, "partial_rotary_factor": 0.5},
+            "original_max_position_embeddings": 32,
+            "tie_word_embeddings": True,
+        },
+        tokenizer="phi3",
+    ),
     "qwen2": Row("Qwen2Config", {"tie_word_embeddings": True}),
     "qwen2, yarn": Row(
         "Qwen2Config",
@@ -328,19 +442,6 @@ FAMILIES: Final[dict[str, Row]] = {
     "qwen3": Row("Qwen3Config", {"head_dim": 32}),
     "qwen3_moe": Row("Qwen3MoeConfig", MANY),
     "qwen3_moe, joined experts": Row("Qwen3MoeConfig", {**MANY, "tie_word_embeddings": True}, rewrite=join_experts),
-    "smollm3": Row("SmolLM3Config", {"num_hidden_layers": 5, "tie_word_embeddings": True}),
-    "olmo": Row("OlmoConfig", {"clip_qkv": 1.5}),
-    "olmo2": Row("Olmo2Config"),
-    "olmo3": Row(
-        "Olmo3Config",
-        {
-            "num_hidden_layers": 5,
-            "sliding_window": 24,
-            "rope_parameters": {
-                "full_attention": _YARN,
-                "sliding_attention": {"rope_type": "default", "rope_theta": 500000.0},
-            },
-        },
-    ),
     "seed_oss": Row("SeedOssConfig", {"head_dim": 32}),
+    "smollm3": Row("SmolLM3Config", {"num_hidden_layers": 5, "tie_word_embeddings": True}),
 }

@@ -21,9 +21,17 @@ STATED: Final = (
     ".rope.dimension_count",
     ".rope.freq_base",
     ".vocab_size",
+    "gemma3.attention.sliding_window_pattern",  # only where it is not the usual one, which the peer then gets wrong
+    "phi3.rope.scaling.type",  # llama.cpp knows LongRoPE by its factors
     "tokenizer.ggml.add_space_prefix",
     "tokenizer.ggml.add_bos_token",
 )
+
+# What the peer states and llmkit leaves to llama.cpp, which then computes the same value.
+LEFT_OUT: Final = {
+    "tokenizer.ggml.add_sep_token": False,  # its default
+    "tokenizer.ggml.eot_token_id": 107,  # Gemma's <end_of_turn>, which it knows by its text
+}
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,8 @@ def compare_files(ours: Path, theirs: Path) -> FilesResult:
                 if not key.endswith(STATED):
                     metadata.append(f"{key}: only ours, {a.metadata[key].data!r:.60}")
             elif key not in a.metadata:
-                metadata.append(f"{key}: only theirs, {b.metadata[key].data!r:.60}")
+                if b.metadata[key].data != LEFT_OUT.get(key):
+                    metadata.append(f"{key}: only theirs, {b.metadata[key].data!r:.60}")
             else:
                 v, w = a.metadata[key], b.metadata[key]
                 same = (v.type, v.element_type) == (w.type, w.element_type)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +13,7 @@ import numpy as np
 from gguf import GGUFReader
 from make_checkpoint import CONTROL_TOKEN, metadata, packaged_gguf, write_tokenizer
 
+from parities import sentencepieces
 from parities.families import SIZES, Row
 
 # Parameters whose start values say something: they keep them, with some noise.
@@ -27,8 +28,11 @@ def make(name: str, row: Row, folder: Path) -> Any:
     transformers.utils.logging.disable_progress_bar()
     folder.mkdir(parents=True, exist_ok=True)
     n_vocab, special = TOKENIZERS[row.tokenizer](folder)
-    settings = {**SIZES, "vocab_size": n_vocab, **special, **row.settings}
-    settings = {key: value for key, value in settings.items() if value is not None or key not in SIZES}
+    settings = dict(row.settings)
+    if "text_config" in settings:
+        settings["text_config"] = _with_sizes(settings["text_config"], n_vocab, special)
+    else:
+        settings = _with_sizes(settings, n_vocab, special)
     config = getattr(transformers, row.config)(**settings)
     auto = getattr(transformers, row.auto)
     model = auto.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
@@ -37,6 +41,11 @@ def make(name: str, row: Row, folder: Path) -> Any:
     if row.rewrite is not None:
         _rewrite(folder, row)
     return model
+
+
+def _with_sizes(settings: Mapping[str, Any], n_vocab: int, special: Special) -> dict[str, Any]:
+    settings = {**SIZES, "vocab_size": n_vocab, **special, **settings}
+    return {key: value for key, value in settings.items() if value is not None or key not in SIZES}
 
 
 def _randomise(model: Any, name: str, spread: float) -> None:
@@ -95,4 +104,10 @@ def glm(folder: Path) -> tuple[int, Special]:
     return len(tokens) + len(turns), {"eos_token_id": ids, "pad_token_id": end}
 
 
-TOKENIZERS: Final[dict[str, Callable[[Path], tuple[int, Special]]]] = {"glm": glm, "smollm2": smollm2}
+TOKENIZERS: Final[dict[str, Callable[[Path], tuple[int, Special]]]] = {
+    "gemma": sentencepieces.gemma,
+    "gemma3": sentencepieces.gemma3,
+    "glm": glm,
+    "phi3": sentencepieces.phi3,
+    "smollm2": smollm2,
+}

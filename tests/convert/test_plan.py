@@ -182,9 +182,9 @@ REFUSED: dict[str, tuple[TinyLlama, type[Exception], list[str]]] = {
     ),
     "an absurd number": (TinyLlama(config={"hidden_size": 10**12}), FormatError, ["hidden_size", "1000000000000"]),
     "another family, with no hint to pass it off as one": (
-        TinyLlama(config={"architectures": ["GemmaForCausalLM"]}),
+        TinyLlama(config={"architectures": ["XverseForCausalLM"]}),
         UnsupportedError,
-        ["'GemmaForCausalLM' is not known to llmkit; known: ", "LlamaForCausalLM"],
+        ["'XverseForCausalLM' is not known to llmkit; known: ", "LlamaForCausalLM"],
     ),
     "quantised by an unknown method": (
         TinyLlama(config={"quantization_config": {"quant_method": "aqlm"}}),

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sentencepiece import SentencePieceProcessor
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer
 
 from llmkit.convert.tokenizer import tokenizer_metadata
 from tests.convert import trained
@@ -82,36 +81,11 @@ def test_sentencepiece(options: dict[str, Any], tmp_path: Path) -> None:
             assert vocabulary.decode(ids).decode() == expected.replace("▁", " ")
 
 
-def hf_from_sentencepiece(spm: SentencePieceProcessor, style: str) -> Tokenizer:
-    """A tokenizer.json for a SentencePiece model, as transformers makes it: every way to split a piece is a merge."""
-    vocab = {spm.id_to_piece(id): id for id in range(spm.vocab_size())}
-    ranked = []
-    for piece, id in vocab.items():
-        if spm.is_control(id) or spm.is_unknown(id) or spm.is_byte(id):
-            continue
-        pairs = [(piece[:i], piece[i:]) for i in range(1, len(piece)) if piece[:i] in vocab and piece[i:] in vocab]
-        ranked += [(-spm.get_score(id), vocab[left], vocab[right], left, right) for left, right in pairs]
-    merges = [(left, right) for *_, left, right in sorted(ranked)]
-    hf = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    if style == "prepend":
-        hf.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    elif style == "replace":
-        hf.normalizer = normalizers.Replace(" ", "▁")
-    else:
-        hf.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=style, split=False)
-    hf.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    hf.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in ("<unk>", "<s>", "</s>")])
-    hf.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", spm.bos_id())]
-    )
-    return hf
-
-
 @pytest.mark.parametrize("style", ["prepend", "replace", "never", "always", "first"])
 def test_tokenizer_json_made_from_sentencepiece(style: str, tmp_path: Path) -> None:
     spm = trained.train_sentencepiece(tmp_path)
     (tmp_path / "tokenizer.model").unlink()
-    hf = hf_from_sentencepiece(spm, style)
+    hf = trained.hf_from_sentencepiece(spm, style)
     hf.save(str(tmp_path / "tokenizer.json"))
     config = {"bos_token_id": 1, "eos_token_id": 2}
     notes: list[str] = []

@@ -11,7 +11,7 @@ from pydoc_data.topics import topics
 from typing import Any
 
 import sentencepiece
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from tests.corpus import plain_texts
 
@@ -72,6 +72,14 @@ def train_byte_level(
 
 def train_sentencepiece(folder: Path, **options: Any) -> sentencepiece.SentencePieceProcessor:
     """Train and save a tokenizer.model with the options of Llama 2, unless `options` say otherwise."""
+    model = sentencepiece_model(**options)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.model").write_bytes(model)
+    return sentencepiece.SentencePieceProcessor(model_proto=model)
+
+
+def sentencepiece_model(**options: Any) -> bytes:
+    """The content of such a tokenizer.model."""
     model = BytesIO()
     settings: dict[str, Any] = {
         "model_type": "bpe",
@@ -86,9 +94,34 @@ def train_sentencepiece(folder: Path, **options: Any) -> sentencepiece.SentenceP
         "minloglevel": 2,
     }
     sentencepiece.SentencePieceTrainer.train(sentence_iterator=_lines(), model_writer=model, **{**settings, **options})
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tokenizer.model").write_bytes(model.getvalue())
-    return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    return model.getvalue()
+
+
+def hf_from_sentencepiece(spm: sentencepiece.SentencePieceProcessor, style: str) -> Tokenizer:
+    """A tokenizer.json for a SentencePiece model, as transformers makes it: every way to split a piece is a merge."""
+    vocab = {spm.id_to_piece(id): id for id in range(spm.vocab_size())}
+    ranked = []
+    for piece, id in vocab.items():
+        if spm.is_control(id) or spm.is_unknown(id) or spm.is_byte(id):
+            continue
+        pairs = [(piece[:i], piece[i:]) for i in range(1, len(piece)) if piece[:i] in vocab and piece[i:] in vocab]
+        ranked += [(-spm.get_score(id), vocab[left], vocab[right], left, right) for left, right in pairs]
+    merges = [(left, right) for *_, left, right in sorted(ranked)]
+    hf = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    if style == "prepend":
+        hf.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    elif style == "replace":
+        hf.normalizer = normalizers.Replace(" ", "▁")
+    else:
+        hf.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=style, split=False)
+    hf.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    control = [piece for piece, id in vocab.items() if spm.is_control(id) or spm.is_unknown(id)]
+    hf.add_special_tokens([AddedToken(piece, normalized=False, special=True) for piece in control])
+    bos = spm.id_to_piece(spm.bos_id())
+    hf.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, spm.bos_id())]
+    )
+    return hf
 
 
 def _lines() -> Iterator[str]:

@@ -1,0 +1,88 @@
+"""Gemma 2: every second block attends to a window, norms also after attention and MLP, logits are capped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from llmkit.convert.archs import blocks, gemma
+from llmkit.convert.archs.config import ConfigReader, excerpt
+from llmkit.convert.archs.hparams import HParams
+from llmkit.convert.archs.rope import read_rope
+from llmkit.convert.archs.rules import Family
+from llmkit.errors import FormatError, UnsupportedError
+
+GELU: Final = ("gelu_pytorch_tanh",)
+# By its number of blocks llama.cpp knows the largest model, which scales queries otherwise.
+_LAYERS_OF_27B: Final = 46
+
+
+def read_hparams(config: ConfigReader) -> HParams:
+    """Hyper-parameters; what config.json leaves out has the default of transformers' Gemma2Config."""
+    config.require("hidden_activation", GELU, GELU[0])
+    gemma.require_tied(config)
+    h = gemma.read_gemma(config, n_kv_heads=4, n_context=8192, rope=read_rope(config))
+    require_scale(config, h, _LAYERS_OF_27B)
+    sliding = sliding_layers(config, h.n_layers, every=2)
+    return replace(
+        h,
+        attention_softcap=_cap(config, "attn_logit_softcapping", 50.0),
+        final_softcap=_cap(config, "final_logit_softcapping", 30.0),
+        sliding_window=config.integer("sliding_window", 4096),
+        sliding_layers=None if sliding == pattern(h.n_layers, 2) else sliding,
+    )
+
+
+def _cap(config: ConfigReader, key: str, default: float) -> float:
+    if key in config.values and config.values[key] is None:
+        raise UnsupportedError(f"{config.path}: {key} is null; llama.cpp caps these logits in every Gemma 2")
+    return config.number(key, default)
+
+
+def require_scale(config: ConfigReader, h: HParams, layers_of_27b: int) -> None:
+    """Refuse a scale of the queries that is not the one that llama.cpp computes with."""
+    scalar = config.number("query_pre_attn_scalar", 256.0)
+    computed = h.n_embd // h.n_heads if h.n_layers == layers_of_27b else h.head_dim
+    if scalar != computed:
+        raise UnsupportedError(
+            f"{config.path}: query_pre_attn_scalar {scalar:g}; llama.cpp computes this model with {computed}"
+        )
+
+
+def pattern(n_layers: int, every: int) -> tuple[bool, ...]:
+    """Which blocks attend to a window, where every `every`-th one does not."""
+    return tuple(bool((i + 1) % every) for i in range(n_layers))
+
+
+def sliding_layers(config: ConfigReader, n_layers: int, every: int) -> tuple[bool, ...]:
+    """Which blocks attend to a window: by `layer_types`, else all but every `every`-th."""
+    kinds = config.values.get("layer_types")
+    if kinds is None:
+        return pattern(n_layers, every)
+    known = ("sliding_attention", "full_attention")
+    if not isinstance(kinds, list) or len(kinds) != n_layers or not all(kind in known for kind in kinds):
+        raise FormatError(
+            config.path,
+            f"layer_types must have {n_layers} entries (num_hidden_layers) of {' and '.join(known)}, "
+            f"found {excerpt(kinds)}",
+        )
+    return tuple(kind == "sliding_attention" for kind in kinds)
+
+
+FAMILY = Family(
+    model_type="gemma2",
+    architectures=("Gemma2ForCausalLM",),
+    gguf_architecture="gemma2",
+    read_hparams=read_hparams,
+    tensors=(
+        *blocks.embedding(),
+        *gemma.norm("attn_norm", "model.layers.{i}.input_layernorm"),
+        *blocks.attention(),
+        *gemma.norm("post_attention_norm", "model.layers.{i}.post_attention_layernorm"),
+        *gemma.norm("ffn_norm", "model.layers.{i}.pre_feedforward_layernorm"),
+        *blocks.gated_mlp(),
+        *gemma.norm("post_ffw_norm", "model.layers.{i}.post_feedforward_layernorm"),
+        *gemma.norm("output_norm", "model.norm"),
+    ),
+    unused=gemma.FAMILY.unused,
+)
