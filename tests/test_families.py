@@ -18,7 +18,8 @@ FAMILIES: dict[str, Any] = import_module("parities.families").FAMILIES
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_parity(family: str, tmp_path: Path) -> None:
-    result = import_module("parities.checking").check(family, FAMILIES[family], tmp_path / "model")
+    checking = import_module("parities.checking")
+    result = checking.check(family, FAMILIES[family], tmp_path / checking.folder_name(family))
     assert result.tokens == []
     assert result.back == []
     assert result.is_good, result.logits

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from benchmarks.peer import find_converter
 from benchmarks.report import table
 
-from parities.checking import Result, check, gguf_of
+from parities.checking import Result, check, folder_name, gguf_of
 from parities.families import FAMILIES
 from parities.files import FilesResult, compare_files, convert_with_peer
 
@@ -31,7 +31,7 @@ def main() -> int:
     with TemporaryDirectory() as temporary:
         place = arguments.keep or Path(temporary)
         place.mkdir(parents=True, exist_ok=True)
-        folders = {name: place / name.replace(", ", "-").replace(" ", "-") for name in names}
+        folders = {name: place / folder_name(name) for name in names}
         results: dict[str, Result | str] = {}
         for name in names:
             try:

@@ -45,6 +45,11 @@ def check(name: str, row: Row, folder: Path) -> Result:
     )
 
 
+def folder_name(name: str) -> str:
+    """The folder for a row's model. general.name follows from it, by which llama.cpp knows Phi-3's tokenizer."""
+    return name.replace(", ", "-").replace(" ", "-")
+
+
 def gguf_of(folder: Path, ours: bool = True) -> Path:
     """The file made from a checkpoint, by llmkit or by the peer."""
     return folder.with_name(f"{folder.name}-{'llmkit' if ours else 'peer'}.gguf")
