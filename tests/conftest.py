@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import rmtree
@@ -74,6 +75,15 @@ def smollm2_checkpoint(smollm2_gguf: Path) -> Path:
 def smollm2_dithered(smollm2_gguf: Path) -> Path:
     """The same with weights spread inside their quantisation cells: the reference for quality figures."""
     return _made("SmolLM2-135M-Instruct-dithered", "make_checkpoint.py", "--dither", "--gguf", str(smollm2_gguf))
+
+
+@pytest.fixture(scope="session")
+def minilm_checkpoint() -> Path:
+    """all-MiniLM-L6-v2 as a Hugging Face checkpoint in float32, with the files of sentence-transformers."""
+    if str(SCRIPTS) not in sys.path:
+        sys.path.append(str(SCRIPTS))
+    folder: Path = import_module("minilm_weights").minilm_checkpoint()
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ from llmkit.formats.files import foreign_content, open_regular, read_exactly
 from llmkit.formats.protobuf import WireError, read_fields
 
 _MODEL_TYPES: Final = {1: "unigram", 2: "BPE", 3: "word", 4: "character"}
+_UNIGRAM: Final = 1
 _BPE: Final = 2
 
 
@@ -44,9 +45,13 @@ class SentencePieceModel:
     model_type: int
     special: dict[str, int]
     normalizer: str
-    has_charsmap: bool
+    charsmap: bytes
     add_dummy_prefix: bool
     remove_extra_whitespaces: bool
+
+    @property
+    def is_unigram(self) -> bool:
+        return self.model_type == _UNIGRAM
 
 
 def read_sentencepiece(path: Path) -> SentencePieceModel:
@@ -72,7 +77,7 @@ def parse_sentencepiece(message: memoryview) -> SentencePieceModel:
     model_type = 1
     special = {"unk": 0, "bos": 1, "eos": 2, "pad": -1}
     special_fields = {40: "unk", 41: "bos", 42: "eos", 43: "pad"}
-    normalizer, charsmap, dummy_prefix, remove_spaces = "", False, True, True
+    normalizer, charsmap, dummy_prefix, remove_spaces = "", b"", True, True
     for field in read_fields(message):
         if field.number == 1:
             pieces.append(_piece(field.message()))
@@ -87,7 +92,7 @@ def parse_sentencepiece(message: memoryview) -> SentencePieceModel:
                 if inner.number == 1:
                     normalizer = inner.text()
                 elif inner.number == 2:
-                    charsmap = len(inner.message()) > 0
+                    charsmap = bytes(inner.message())
                 elif inner.number == 3:
                     dummy_prefix = inner.boolean()
                 elif inner.number == 4:
@@ -122,10 +127,8 @@ def sentencepiece_vocabulary(
     path = files.folder / "tokenizer.model"
     if model.model_type != _BPE:
         kind = _MODEL_TYPES.get(model.model_type, str(model.model_type))
-        raise UnsupportedError(
-            f"{path}: a SentencePiece {kind} model; llama.cpp splits text for this family of models by BPE only"
-        )
-    if model.has_charsmap:
+        raise UnsupportedError(f"{path}: a SentencePiece {kind} model; llama.cpp splits text by BPE or Unigram only")
+    if model.charsmap:
         notes.append(
             f"tokenizer.model normalises text ({model.normalizer or 'custom rules'}), llama.cpp does not: tokens "
             "differ for text it changes"

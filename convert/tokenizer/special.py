@@ -45,12 +45,13 @@ _ENDS_GENERATION: Final = frozenset(_ENDS.split())
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """What the post-processor of a tokenizer.json puts around a text; None where it does not say."""
+    """What the post-processor of a tokenizer.json puts around a text, None where it does not say, and between two."""
 
     adds_first: bool | None = None
     adds_last: bool | None = None
     first: str | None = None
     last: str | None = None
+    between: tuple[str, ...] = ()
 
 
 def declared_contents(files: TokenizerFiles) -> list[str]:
@@ -89,10 +90,15 @@ def special_metadata(
         notes.append("the tokenizer adds no BOS token, llama.cpp always does with this kind of vocabulary")
         adds_bos = True
     found["tokenizer.ggml.add_bos_token"] = boolean(adds_bos)
-    if template.adds_last is not None or isinstance(files.config.get("add_eos_token"), bool):
+    configured = files.config.get("add_eos_token")
+    if template.adds_last is not None or isinstance(configured, bool) or vocabulary.adds_eos is not None:
         found["tokenizer.ggml.add_eos_token"] = boolean(
             _adds("eos", template.adds_last, template.last, ids, files, vocabulary, notes)
         )
+    if template.between:
+        # One that the first text does not end with anyway: llama.cpp puts it between a question and a document.
+        ends = [vocabulary.ids.get(text, -1) in (ids.get("eos"), ids.get("sep")) for text in template.between]
+        found["tokenizer.ggml.add_sep_token"] = boolean(sum(ends) > (template.last is not None))
     return found
 
 
@@ -104,13 +110,28 @@ def post_processing(tokenizer: Mapping[str, Any] | None) -> Template:
         if kind == "ByteLevel" and found == Template():
             found = Template(adds_first=False, adds_last=False)
         elif kind in ("RobertaProcessing", "BertProcessing"):
-            found = Template(True, True, _first_text(step.get("cls")), _first_text(step.get("sep")))
+            first, last = _first_text(step.get("cls")), _first_text(step.get("sep"))
+            found = Template(True, True, first, last, (last or "",) * (2 if kind == "RobertaProcessing" else 1))
         elif kind == "TemplateProcessing":
             single = step.get("single")
             if isinstance(single, list) and len(single) > 1:
                 first, last = _special_text(single[0]), _special_text(single[-1])
-                found = Template(first is not None, last is not None, first, last)
+                found = Template(first is not None, last is not None, first, last, _between(step.get("pair")))
     return found
+
+
+def _between(pair: object) -> tuple[str, ...]:
+    """The special tokens between two texts, by the template for pairs."""
+    entries = pair if isinstance(pair, list) else []
+    places = {
+        name: place
+        for place, entry in enumerate(entries)
+        if isinstance(entry, dict)
+        and isinstance(entry.get("Sequence"), dict)
+        and isinstance(name := entry["Sequence"].get("id"), str)
+    }
+    inner = entries[places["A"] + 1 : places["B"]] if {"A", "B"} <= places.keys() else []
+    return tuple(_special_text(entry) or "" for entry in inner)
 
 
 def _special_text(entry: object) -> str | None:
@@ -184,7 +205,7 @@ def _adds(
 ) -> bool:
     """Whether the tokenizer adds its BOS or EOS token."""
     configured = files.config.get(f"add_{kind}_token")
-    by_default = kind == "bos" and vocabulary.adds_bos
+    by_default = vocabulary.adds_bos if kind == "bos" else vocabulary.adds_eos is True
     if template_adds is None:
         adds = configured if isinstance(configured, bool) else by_default
     else:
@@ -197,7 +218,7 @@ def _adds(
     if not adds:
         return False
     if kind not in ids:
-        if by_default and vocabulary.model == "llama":
+        if kind == "bos" and by_default and vocabulary.model == "llama":
             return True  # llama.cpp's default, id 1
         notes.append(f"the tokenizer is said to add a {kind.upper()} token, but no such token is known: none is added")
         return False

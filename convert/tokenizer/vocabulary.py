@@ -62,9 +62,10 @@ class Vocabulary:
     """What one kind of tokenizer file says, ready for the keys `tokenizer.ggml.*`.
 
     `texts`, `types` and `scores` have one entry per embedding row; `scores` is None for byte-level BPE and `merges`
-    is None for SentencePiece. `adds_bos` says whether BOS is added where no file says otherwise. `ids` finds a token
+    is None for SentencePiece. `adds_bos` and `adds_eos` say whether BOS and EOS are added where no file says otherwise;
+    None means that llama.cpp's default for EOS, none, holds. `ids` finds a token
     by the content that the checkpoint's files use for it. `special` holds special token ids that the tokenizer file
-    itself declares.
+    itself declares. `more` are keys that only one kind of tokenizer has.
     """
 
     model: str
@@ -77,6 +78,8 @@ class Vocabulary:
     adds_bos: bool
     ids: Mapping[str, int]
     special: Mapping[str, int] = field(default_factory=dict)
+    adds_eos: bool | None = None
+    more: Mapping[str, Value] = field(default_factory=dict)
 
     def metadata(self) -> dict[str, Value]:
         """The keys that describe the tokens themselves."""
@@ -91,7 +94,7 @@ class Vocabulary:
         found["tokenizer.ggml.token_type"] = array(ValueType.INT32, self.types)
         if self.merges is not None:
             found["tokenizer.ggml.merges"] = array(ValueType.STRING, self.merges)
-        return found
+        return {**found, **self.more}
 
 
 class TokenTable:

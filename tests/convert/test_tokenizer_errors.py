@@ -59,7 +59,7 @@ def test_no_tokenizer(tmp_path: Path) -> None:
         ({"model": {"merges": [["a", "c"]]}}, FormatError, ["entry 0 needs 'ac'", "not in the vocabulary"]),
         ({"model": {"merges": [["z", "a"]]}}, FormatError, ["entry 0 needs 'z'"]),
         ({"model": {"end_of_word_suffix": "</w>"}}, UnsupportedError, ["end_of_word_suffix is '</w>'"]),
-        ({"model": {"type": "Unigram"}}, UnsupportedError, ["type Unigram"]),
+        ({"model": {"type": "WordLevel"}}, UnsupportedError, ["type WordLevel"]),
         ({"model": {"byte_fallback": True}, "pre_tokenizer": SPLIT}, UnsupportedError, ["pre_tokenizer", "`▁`"]),
         ({"added_tokens": [added(2, "<s>")]}, FormatError, ["id 2 belongs to both 'c' and the added token '<s>'"]),
         ({"added_tokens": [added(7, "a")]}, FormatError, ["'a' has id 7, and 0 in the vocabulary"]),
@@ -143,14 +143,18 @@ def test_template_files(tmp_path: Path) -> None:
     fails(tmp_path, FormatError, "chat_template.json", "expected a JSON object")
 
 
-@pytest.mark.parametrize("model_type", ["unigram", "char", "word"])
+@pytest.mark.parametrize("model_type", ["char", "word"])
 def test_other_sentencepiece_models(model_type: str, tmp_path: Path) -> None:
-    options = {"byte_fallback": False} if model_type != "unigram" else {}
-    vocab_size = {"unigram": 1200, "char": 60, "word": 500}[model_type]
+    vocab_size = {"char": 60, "word": 500}[model_type]
     spm = trained.train_sentencepiece(
-        tmp_path, model_type=model_type, vocab_size=vocab_size, hard_vocab_limit=False, split_digits=False, **options
+        tmp_path,
+        model_type=model_type,
+        vocab_size=vocab_size,
+        hard_vocab_limit=False,
+        split_digits=False,
+        byte_fallback=False,
     )
-    fails(tmp_path, UnsupportedError, "tokenizer.model", "by BPE only", n_vocab=spm.vocab_size())
+    fails(tmp_path, UnsupportedError, "tokenizer.model", "by BPE or Unigram only", n_vocab=spm.vocab_size())
 
 
 def test_sentencepiece_larger_than_the_embedding(tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ from typing import Any
 import sentencepiece
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from llmkit.convert.tokenizer.sentencepiece import parse_sentencepiece
 from tests.corpus import plain_texts
 
 SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+UNIGRAM_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
 # What the tokenizer.json of each family splits by, as published.
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -122,6 +124,42 @@ def hf_from_sentencepiece(spm: sentencepiece.SentencePieceProcessor, style: str)
         single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, spm.bos_id())]
     )
     return hf
+
+
+@cache
+def unigram_model() -> bytes:
+    """A SentencePiece Unigram model of 4000 pieces with the usual normalisation (nmt_nfkc)."""
+    model = BytesIO()
+    lines = (line for part in text() for line in part.splitlines() if line)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=lines, model_writer=model, model_type="unigram", vocab_size=4000, num_threads=1, minloglevel=2
+    )
+    return model.getvalue()
+
+
+def train_unigram(folder: Path, **parts: Any) -> Tokenizer:
+    """Train and save a tokenizer.json as XLM-RoBERTa has it; `parts` replace its normalizer or pre_tokenizer."""
+    model = parse_sentencepiece(memoryview(unigram_model()))
+    first = [(token, 0.0) for token in UNIGRAM_SPECIAL[:4]]
+    pieces = [(piece.text, piece.score) for piece in model.pieces[3:]]
+    tokenizer = Tokenizer(models.Unigram([*first, *pieces, (UNIGRAM_SPECIAL[4], 0.0)], 3, False))
+    tokenizer.normalizer = parts.get("normalizer", normalizers.Precompiled(model.charsmap))
+    tokenizer.pre_tokenizer = parts.get(
+        "pre_tokenizer",
+        pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]),
+    )
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in UNIGRAM_SPECIAL])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = ("bos", "pad", "eos", "unk", "mask", "cls", "sep")
+    tokens = (*UNIGRAM_SPECIAL, "<s>", "</s>")
+    config = {f"{name}_token": token for name, token in zip(names, tokens, strict=True)}
+    write_json(folder / "tokenizer_config.json", {**config, "tokenizer_class": "XLMRobertaTokenizer"})
+    return tokenizer
 
 
 def _lines() -> Iterator[str]:
