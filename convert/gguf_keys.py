@@ -20,33 +20,15 @@ from llmkit.types import TensorType, tensor_bytes
 
 # The numbers by which files name how a router's outputs become weights (llama.cpp, src/llama-hparams.h).
 GATING: Final = {"softmax": 1, "sigmoid": 2}
-
-# Architectures whose graph divides the rotary frequencies by rope_freqs.weight; others do not load a file that has it.
-_DIVIDE_FREQUENCIES: Final = (
-    "apertus",
-    "arcee",
-    "deci",
-    "exaone",
-    "exaone-moe",
-    "exaone4",
-    "granite",
-    "granite_swa",
-    "granitehybrid",
-    "granitemoe",
-    "llama",
-    "llama-embed",
-    "llama4",
-    "minicpm",
-    "mistral3",
-    "nanbeige",
-)
+# The numbers of poolings (llama.cpp, include/llama.h, `enum llama_pooling_type`).
+POOLING: Final = {"mean": 1, "cls": 2, "last": 3}
 
 # Architectures whose graphs load and use rope_freqs.weight (llama.cpp, src/models: LLM_TENSOR_ROPE_FREQS and
 # get_rope_factors); a file that has it is not loaded by the others.
 _WITH_ROPE_FACTORS: Final = frozenset(
     (
-        *("llama", "llama4", "mistral3", "deci", "arcee", "apertus", "exaone", "exaone4", "exaone-moe"),
-        *("granite", "granitemoe", "granitehybrid", "nanbeige", "step35"),
+        *("llama", "llama-embed", "llama4", "mistral3", "deci", "arcee", "apertus", "exaone", "exaone4", "exaone-moe"),
+        *("granite", "granite_swa", "granitehybrid", "granitemoe", "minicpm", "nanbeige", "step35"),
     )
 )
 
@@ -73,6 +55,8 @@ KEYS: Final[dict[str, tuple[str, Callable[[Any], Value]]]] = {
     "attention_softcap": ("attn_logit_softcapping", f32),
     "final_softcap": ("final_logit_softcapping", f32),
     "parallel_residual": ("use_parallel_residual", boolean),
+    "causal": ("attention.causal", boolean),
+    "pooling": ("pooling_type", lambda name: u32(POOLING[name])),
 }
 EXPERT_KEYS: Final[dict[str, tuple[str, Callable[[Any], Value]]]] = {
     "n_experts": ("expert_count", u32),
@@ -98,7 +82,7 @@ STATE_KEYS: Final[dict[str, tuple[str, Callable[[Any], Value]]]] = {
 
 
 def architecture_metadata(arch: str, h: HParams, notes: list[str]) -> dict[str, Value]:
-    """The keys that begin with the architecture's name; adds to `notes` what they cannot say."""
+    """The keys that begin with the architecture's name, and the number of token types; adds to `notes` what is lost."""
     found = _stated(h, KEYS)
     if h.experts is not None:
         found |= _stated(h.experts, EXPERT_KEYS)
@@ -107,11 +91,6 @@ def architecture_metadata(arch: str, h: HParams, notes: list[str]) -> dict[str, 
     if h.n_heads:
         found |= {"attention.key_length": u32(h.head_dim), "attention.value_length": u32(h.head_dim)}
     if h.rope is not None:
-        if h.rope.scaling == "llama3" and arch not in _WITH_ROPE_FACTORS:
-            raise UnsupportedError(
-                f"{h.rope.path}: rope scaling 'llama3', which llama.cpp does not compute for {arch}; "
-                "known for it: default, linear, dynamic, yarn"
-            )
         found |= {
             "rope.freq_base": f32(h.rope.theta),
             "rope.dimension_count": u32(h.rope.n_rotated(h.head_dim)),
@@ -120,7 +99,10 @@ def architecture_metadata(arch: str, h: HParams, notes: list[str]) -> dict[str, 
     if h.sliding_rope is not None:
         h.sliding_rope.require("default")  # files have no keys for more
         found["rope.freq_base_swa"] = f32(h.sliding_rope.theta)
-    return {f"{arch}.{key}": value for key, value in {**found, **h.extra}.items()}
+    named = {f"{arch}.{key}": value for key, value in {**found, **h.extra}.items()}
+    if h.n_token_types is not None:
+        named["tokenizer.ggml.token_type_count"] = u32(h.n_token_types)
+    return named
 
 
 def _stated(
@@ -135,8 +117,11 @@ def _scaling(arch: str, rope: Rope, h: HParams, notes: list[str]) -> dict[str, V
     if rope.scaling == "default":
         return {}
     if rope.scaling == "llama3":
-        if arch not in _DIVIDE_FREQUENCIES:
-            raise UnsupportedError(f"{rope.path}: rope_type 'llama3', which llama.cpp does not compute for {arch}")
+        if arch not in _WITH_ROPE_FACTORS:
+            raise UnsupportedError(
+                f"{rope.path}: rope scaling 'llama3', which llama.cpp does not compute for {arch}; known for it: "
+                "default, linear, dynamic, yarn"
+            )
         return {}
     if rope.scaling == "linear":
         return {"rope.scaling.type": string("linear"), "rope.scaling.factor": f32(rope.number("factor"))}

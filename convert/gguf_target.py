@@ -78,7 +78,7 @@ def plan_gguf(
     metadata |= tokenizer_metadata(
         checkpoint.folder, hparams.n_vocab, token_ids, pre=tokenizer_pre, judge=judge, notes=notes
     )
-    if "tokenizer.chat_template" not in metadata:
+    if "tokenizer.chat_template" not in metadata and hparams.causal is not False:
         notes.append("the checkpoint has no chat template: `llmkit chat` will need --template, `llmkit generate` works")
 
     planned = [*rope_factors(hparams), *(_planned(m, choices[m.name]) for m in matched)]

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 
 from llmkit.convert.archs import (
     arcee,
+    bert,
     chatglm,
     cohere,
     cohere2,
@@ -31,6 +32,7 @@ from llmkit.convert.archs import (
     minicpm3,
     mistral,
     mixtral,
+    nomic_bert,
     olmo,
     olmo2,
     olmo3,
@@ -41,8 +43,10 @@ from llmkit.convert.archs import (
     qwen2_moe,
     qwen3,
     qwen3_moe,
+    roberta,
     seed_oss,
     smollm3,
+    xlm_roberta,
 )
 from llmkit.convert.archs.config import ConfigReader, excerpt
 from llmkit.convert.archs.hparams import Experts, HParams, StateSpace
@@ -67,6 +71,7 @@ __all__ = [
 
 FAMILIES: tuple[Family, ...] = (
     arcee.FAMILY,
+    bert.FAMILY,
     chatglm.FAMILY,
     cohere.FAMILY,
     cohere2.FAMILY,
@@ -92,6 +97,7 @@ FAMILIES: tuple[Family, ...] = (
     minicpm3.FAMILY,
     mistral.FAMILY,
     mixtral.FAMILY,
+    nomic_bert.FAMILY,
     olmo.FAMILY,
     olmo2.FAMILY,
     olmo3.FAMILY,
@@ -102,8 +108,10 @@ FAMILIES: tuple[Family, ...] = (
     qwen2_moe.FAMILY,
     qwen3.FAMILY,
     qwen3_moe.FAMILY,
+    roberta.FAMILY,
     seed_oss.FAMILY,
     smollm3.FAMILY,
+    xlm_roberta.FAMILY,
 )
 
 _BY_ARCHITECTURE = {name: family for family in FAMILIES for name in family.architectures}

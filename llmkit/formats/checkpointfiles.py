@@ -23,6 +23,8 @@ COMPANIONS: Final[tuple[str, ...]] = (
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "vocab.txt",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
@@ -33,6 +35,9 @@ COMPANIONS: Final[tuple[str, ...]] = (
     "chat_template.jinja",
     "chat_template.json",
     "additional_chat_templates/*.jinja",
+    "modules.json",
+    "*_Pooling/config.json",
+    "sentence_bert_config.json",
     "README.md",
     "LICENSE*",
 )
