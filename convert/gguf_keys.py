@@ -119,7 +119,7 @@ def _scaling(arch: str, rope: Rope, h: HParams, notes: list[str]) -> dict[str, V
     if rope.scaling == "llama3":
         if arch not in _WITH_ROPE_FACTORS:
             raise UnsupportedError(
-                f"{rope.path}: rope scaling 'llama3', which llama.cpp does not compute for {arch}; known for it: "
+                f"{rope.path}: rope_type 'llama3', which llama.cpp does not compute for {arch}; known for it: "
                 "default, linear, dynamic, yarn"
             )
         return {}

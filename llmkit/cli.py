@@ -21,6 +21,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "inspect": ("llmkit.commands.inspect", "inspect", "Show what a model file or folder holds; reads headers only."),
     "chat": ("llmkit.commands.chat", "chat", "Talk to a model."),
     "generate": ("llmkit.commands.generate", "generate", "Continue a text."),
+    "embed": ("llmkit.commands.embed", "embed", "Turn texts into vectors with an embedding model."),
     "models": ("llmkit.commands.models", "models", "List the models on this machine."),
 }
 

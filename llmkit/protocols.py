@@ -69,7 +69,10 @@ class SessionInfo:
 
 
 class Session(Protocol):
-    """A model loaded by some engine. Use it as a context manager; it is not thread-safe."""
+    """A model loaded by some engine. Use it as a context manager; it is not thread-safe.
+
+    An encoder gives embeddings and hidden states only; what needs the next token raises EngineError.
+    """
 
     @property
     def info(self) -> SessionInfo: ...
@@ -86,6 +89,14 @@ class Session(Protocol):
 
         at_a_time: how many tokens pass the model together; with 1 they pass one by one, as in generation.
         """
+        ...
+
+    def hidden_states(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """The states after the last layer for every token, float32 [n_tokens, n_embd], of a fresh context."""
+        ...
+
+    def embed(self, text: str | Sequence[int], *, normalize: bool = True) -> NDArray[np.float32]:
+        """The embedding of a text, float32 [n_embd], of length 1 if `normalize`; pooled as the model asks for."""
         ...
 
     def generate(self, prompt: str | Sequence[int], options: SamplingOptions | None = None) -> Iterator[str]:

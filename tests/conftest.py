@@ -87,6 +87,15 @@ def minilm_checkpoint() -> Path:
 
 
 @pytest.fixture(scope="session")
+def minilm_gguf(minilm_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as llmkit converts it to float32."""
+    import llmkit
+
+    path = tmp_path_factory.mktemp("minilm") / "all-MiniLM-L6-v2-F32.gguf"
+    return llmkit.convert(minilm_checkpoint, "gguf-f32", output=path).path
+
+
+@pytest.fixture(scope="session")
 def tiny_checkpoint() -> Path:
     """A Llama of one layer with random weights, in two shards, 13 MB: valid in every respect, and quick to convert."""
     return _made("llama-tiny", "make_random_checkpoint.py", "--shape", "llama-tiny", "--shards", "2")

@@ -27,16 +27,27 @@ class Context:
     """One sequence of tokens in a KV cache of `n_context` positions.
 
     `cached` lists the tokens whose keys and values are in memory. The memory may hold more behind them, after an
-    interruption, never less: `keep_prefix` cuts it to size before anything is added.
+    interruption, never less: `keep_prefix` cuts it to size before anything is added. An encoder has no memory: all its
+    tokens come in one batch, and `hidden_states` is what it is for.
     """
 
     def __init__(
-        self, lib: Any, model: Any, *, n_context: int, n_threads: int, n_vocab: int, full_precision: bool
+        self,
+        lib: Any,
+        model: Any,
+        *,
+        n_context: int,
+        n_threads: int,
+        n_vocab: int,
+        full_precision: bool,
+        encoder: bool = False,
     ) -> None:
         params = lib.llama_context_default_params()
         params.n_ctx = n_context
-        params.n_batch = params.n_ubatch = min(PROMPT_BATCH, n_context)
-        params.n_outputs_max = params.n_outputs_max_per_seq = min(OUTPUT_BATCH, n_context)
+        self._room = n_context if encoder else min(PROMPT_BATCH, n_context)
+        params.n_batch = params.n_ubatch = self._room
+        params.pooling_type = lib.LLAMA_POOLING_TYPE_NONE
+        params.n_outputs_max = params.n_outputs_max_per_seq = n_context if encoder else min(OUTPUT_BATCH, n_context)
         params.n_threads = params.n_threads_batch = n_threads
         if full_precision:
             params.type_k = params.type_v = lib.GGML_TYPE_F32
@@ -54,14 +65,22 @@ class Context:
                 "less memory."
             )
         self._memory = lib.llama_get_memory(self.pointer)
+        self.is_encoder = encoder
+        if not self._memory and not encoder:  # it would end the process at a batch that was set up for a decoder
+            lib.llama_free(self.pointer)
+            raise EngineError(
+                "llama.cpp has no KV cache for this architecture, yet the file does not say that it is an encoder "
+                "(attention.causal false): it was not converted as it should be"
+            )
         self._n_swa: int = lib.llama_model_n_swa(model)
         self.n_context = n_context
         self.n_vocab = n_vocab
+        self.n_embd: int = lib.llama_model_n_embd_out(model)
         self.cached: list[int] = []
 
-        self._tokens = np.zeros(PROMPT_BATCH, np.int32)
-        self._positions = np.zeros(PROMPT_BATCH, np.int32)
-        self._outputs = np.zeros(PROMPT_BATCH, np.int8)
+        self._tokens = np.zeros(self._room, np.int32)
+        self._positions = np.zeros(self._room, np.int32)
+        self._outputs = np.zeros(self._room, np.int8)
         self._batch = lib.llama_batch()
         self._batch.token = self._tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
         self._batch.pos = self._positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
@@ -98,8 +117,8 @@ class Context:
 
         Ctrl-C in between raises KeyboardInterrupt and leaves the context usable.
         """
-        for start in range(0, len(ids), PROMPT_BATCH):
-            part = ids[start : start + PROMPT_BATCH]
+        for start in range(0, len(ids), self._room):
+            part = ids[start : start + self._room]
             self._outputs[: len(part)] = 0
             self._outputs[len(part) - 1] = start + len(part) == len(ids)
             self._decode(part)
@@ -117,6 +136,24 @@ class Context:
             self._decode(part)
             rows = self._lib.llama_get_logits(self.pointer)
             result[start : start + len(part)] = np.ctypeslib.as_array(rows, (len(part), self.n_vocab))
+        return result
+
+    def hidden_states(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """The states after the last layer for every token of `ids`, float32 [n_tokens, n_embd], from an empty cache."""
+        self.clear()
+        result = np.empty((len(ids), self.n_embd), np.float32)
+        at_a_time = self._room if self.is_encoder else OUTPUT_BATCH
+        self._lib.llama_set_embeddings(self.pointer, True)
+        try:
+            for start in range(0, len(ids), at_a_time):
+                part = ids[start : start + at_a_time]
+                self._outputs[: len(part)] = 1
+                self._decode(part)
+                rows = self._lib.llama_get_embeddings(self.pointer)
+                result[start : start + len(part)] = np.ctypeslib.as_array(rows, (len(part), self.n_embd))
+        finally:
+            self._lib.llama_set_embeddings(self.pointer, False)
+        self.clear()
         return result
 
     def step(self, token: int) -> None:

@@ -74,7 +74,10 @@ def load_model(lib: Any, path: Path) -> Any:
         raise EngineError(f"{path}: llama.cpp cannot load this file: {_llama_log.last_errors() or 'no reason given'}")
     if lib.llama_model_has_encoder(model) or not lib.llama_model_has_decoder(model):
         lib.llama_model_free(model)
-        raise EngineError(f"{path}: not a decoder-only language model, so it cannot continue a text")
+        raise EngineError(
+            f"{path}: a model of T5's kind, which llmkit does not run: it runs decoders, and encoders such as BERT for "
+            "embeddings"
+        )
     return model
 
 

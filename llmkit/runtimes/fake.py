@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from llmkit.errors import EngineError, TemplateError
 from llmkit.protocols import GenerationStats, Message, SamplingOptions, SessionInfo
+from llmkit.runtimes._llama_embedding import pool
 from llmkit.runtimes._prefix import common_prefix
 from llmkit.runtimes._sampler import checked
 from llmkit.runtimes._stream import TextStream
@@ -71,6 +72,19 @@ class FakeSession:
         rows = np.zeros((len(ids), N_VOCAB), np.float32)
         rows[np.arange(len(ids)), (np.asarray(ids) + 1) % N_VOCAB] = 10.0
         return rows
+
+    def hidden_states(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Every token's state is 1 in the place of its byte; float32 [n_tokens, 256]."""
+        self._check(len(ids))
+        rows = np.zeros((len(ids), N_VOCAB), np.float32)
+        rows[np.arange(len(ids)), np.asarray(ids)] = 1.0
+        return rows
+
+    def embed(self, text: str | Sequence[int], *, normalize: bool = True) -> NDArray[np.float32]:
+        """The mean over the tokens: how often a text has each byte; float32 [256]."""
+        check_prompt(text)
+        ids = self.tokenize(text) if isinstance(text, str) else list(text)
+        return pool(self.hidden_states(ids), "mean", normalize=normalize)
 
     def generate(self, prompt: str | Sequence[int], options: SamplingOptions | None = None) -> Iterator[str]:
         check_prompt(prompt)

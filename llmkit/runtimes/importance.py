@@ -23,6 +23,7 @@ from llmkit.protocols import Progress
 from llmkit.runtimes import _llama_log, _llama_model
 from llmkit.runtimes._ggml_tensor import Tensor, TensorReader, open_reader
 from llmkit.runtimes._interrupt import InterruptFlag, deferred_interrupt
+from llmkit.runtimes._llama_embedding import is_encoder
 from llmkit.runtimes._llama_vocab import Vocabulary
 from llmkit.runtimes._machine import default_threads
 from llmkit.runtimes._square_sums import SquareSums
@@ -73,6 +74,9 @@ def collect(
     reader = open_reader(lib)
     model = _llama_model.load_model(lib, path)
     try:
+        values = _llama_model.metadata(lib, model)
+        if is_encoder(values):
+            raise EngineError(f"{path}: an encoder, which predicts no tokens: importance is computed for decoders only")
         vocabulary = Vocabulary(lib, model)
         tokens = np.array(vocabulary.tokenize(text, add_special=True), np.int32)
         n_chunks = min(len(tokens) // chunk_size, max_chunks or len(tokens))
@@ -85,7 +89,7 @@ def collect(
         trained: int = lib.llama_model_n_ctx_train(model)
         if trained and chunk_size > trained:
             notes.append(f"chunks of {chunk_size:,} tokens are longer than the {trained:,} the model was trained for")
-        _llama_model.check_cache_fits(lib, model, _llama_model.metadata(lib, model), chunk_size)
+        _llama_model.check_cache_fits(lib, model, values, chunk_size)
         watcher = _Watcher(reader, process_output=process_output)
         run = _Run(lib, model, watcher, chunk_size, n_threads or default_threads(), vocabulary.n_tokens)
         try:

@@ -18,6 +18,7 @@ from llmkit.errors import EngineError
 from llmkit.protocols import GenerationStats, Message, SamplingOptions, SessionInfo
 from llmkit.runtimes import _llama_model
 from llmkit.runtimes._llama_context import OUTPUT_BATCH, Context
+from llmkit.runtimes._llama_embedding import choose_pooling, is_encoder, pool
 from llmkit.runtimes._llama_vocab import Vocabulary
 from llmkit.runtimes._machine import default_threads
 from llmkit.runtimes._sampler import checked, sampler_chain
@@ -35,6 +36,7 @@ def load(
     n_threads: int | None = None,
     template: str | None = None,
     full_precision: bool = False,
+    pooling: str | None = None,
 ) -> LlamaCppSession:
     """Load the GGUF file at `path`.
 
@@ -42,7 +44,9 @@ def load(
     takes memory for all positions from the start). `n_threads`: by default the physical cores this process may use.
     `template`: which chat template to use, as `llmkit.template.choose_template` explains. `full_precision`: compute
     attention in float32 with a float32 KV cache, twice the memory and slower; llama.cpp's default rounds both to
-    float16, which moves logits by some thousandths of their range.
+    float16, which moves logits by some thousandths of their range. `pooling`: how the states of tokens become the
+    embedding of a text: "mean", "cls" (the first token's) or "last"; by default what the file says, else the mean for
+    encoders and the last token's for others.
 
     Raises FormatError for a damaged file, EngineError if llama.cpp cannot load it (with llama.cpp's own words),
     DependencyError if llama-cpp-python is not installed.
@@ -52,12 +56,20 @@ def load(
             raise EngineError(f"{name} is {value}: expected 1 or more")
     _llama_model.check_file(Path(path))
     return LlamaCppSession(
-        Path(path), n_context=n_context, n_threads=n_threads, template=template, full_precision=full_precision
+        Path(path),
+        n_context=n_context,
+        n_threads=n_threads,
+        template=template,
+        full_precision=full_precision,
+        pooling=pooling,
     )
 
 
 class LlamaCppSession:
-    """A GGUF model on llama.cpp; implements `llmkit.protocols.Session`. `load` makes one."""
+    """A GGUF model on llama.cpp; implements `llmkit.protocols.Session`. `load` makes one.
+
+    An encoder, such as BERT, has embeddings only: what asks for the next token raises EngineError.
+    """
 
     def __init__(
         self,
@@ -67,6 +79,7 @@ class LlamaCppSession:
         n_threads: int | None,
         template: str | None,
         full_precision: bool,
+        pooling: str | None,
     ) -> None:
         started = time.perf_counter()
         lib: Any = _llama_model.bindings()
@@ -78,7 +91,14 @@ class LlamaCppSession:
             trained: int = lib.llama_model_n_ctx_train(self._model)
             n_context = n_context or min(trained or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
             n_threads = n_threads or default_threads()
-            _llama_model.check_cache_fits(lib, self._model, values, n_context, full_precision)
+            encoder = is_encoder(values)
+            if encoder and n_context > trained:
+                raise EngineError(
+                    f"a context of {n_context} tokens: {path} is an encoder of {trained} positions (n_context)"
+                )
+            if not encoder:
+                _llama_model.check_cache_fits(lib, self._model, values, n_context, full_precision)
+            self._pooling = choose_pooling(pooling, values, encoder)
             self._vocabulary = Vocabulary(lib, self._model)
             self._context = Context(
                 lib,
@@ -87,6 +107,7 @@ class LlamaCppSession:
                 n_threads=n_threads,
                 n_vocab=self._vocabulary.n_tokens,
                 full_precision=full_precision,
+                encoder=encoder,
             )
         except BaseException:
             self._release()
@@ -113,6 +134,7 @@ class LlamaCppSession:
                 "description": _llama_model.description(lib, self._model),
                 "trained_context": str(trained),
                 "templates": ", ".join(self._templates),
+                "pooling": self._pooling,
             },
         )
 
@@ -147,12 +169,37 @@ class LlamaCppSession:
 
         EngineError if there are more ids than the context holds, none, or one outside the vocabulary.
         """
-        self._check_open()
+        self._check_generates()
         self._check_ids(ids)
         self._check_fits(len(ids))
         self._generation += 1
         self._known = _KnownText()
         return self._context.logits(ids, min(OUTPUT_BATCH, max(1, at_a_time or OUTPUT_BATCH)))
+
+    def embed(self, text: str | Sequence[int], *, normalize: bool = True) -> NDArray[np.float32]:
+        """The embedding of a text, float32 [n_embd], of length 1 if `normalize`.
+
+        The text is tokenised as in training, with the special tokens around it; token ids are taken as they are. How
+        the tokens' states become one vector, `load` decides.
+
+        EngineError if the text has more tokens than the context holds, or there are none.
+        """
+        self._check_open()
+        check_prompt(text)
+        ids = self._vocabulary.tokenize(text, add_special=True, parse_special=True) if isinstance(text, str) else text
+        return pool(self.hidden_states(ids), self._pooling, normalize=normalize)
+
+    def hidden_states(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """The states after the last layer (and its norm) for every token of `ids`, float32 [n_tokens, n_embd].
+
+        EngineError if there are more ids than the context holds, none, or one outside the vocabulary.
+        """
+        self._check_open()
+        self._check_ids(ids)
+        self._check_fits(len(ids))
+        self._generation += 1
+        self._known = _KnownText()
+        return self._context.hidden_states(ids)
 
     def generate(self, prompt: str | Sequence[int], options: SamplingOptions | None = None) -> Iterator[str]:
         """Continue `prompt`; yields text as it becomes complete UTF-8.
@@ -162,7 +209,7 @@ class LlamaCppSession:
         the same text, on one machine and build, if the cache held the same before: tokens processed one by one are
         rounded otherwise than in batches.
         """
-        self._check_open()
+        self._check_generates()
         check_prompt(prompt)
         options = checked(options)
         if isinstance(prompt, str):
@@ -175,7 +222,7 @@ class LlamaCppSession:
 
         EngineError for what are no messages; TemplateError if there is no template, or it refuses them.
         """
-        self._check_open()
+        self._check_generates()
         check_messages(messages)
         options = checked(options)
         if self._template is None:
@@ -269,6 +316,13 @@ class LlamaCppSession:
     def _check_open(self) -> None:
         if not self._release.alive:
             raise EngineError("this session is closed")
+
+    def _check_generates(self) -> None:
+        self._check_open()
+        if self._context.is_encoder:
+            raise EngineError(
+                f"{self._info.extra['path']} is an encoder: it gives embeddings (embed), but neither logits nor text"
+            )
 
     def _check_current(self, generation: int) -> None:
         self._check_open()
