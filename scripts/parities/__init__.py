@@ -6,6 +6,7 @@ tiny       makes the model of a row, with sentencepieces for tokenizers of that 
 rewrites   checkpoints of families that transformers does not have, made of others'
 published  checkpoints as published, where transformers now saves others
 logits     runs it in transformers and in llama.cpp
+states     the same for encoders, which have hidden states and no logits
 tokens     compares tokens
 back       makes a checkpoint of the file again, and compares it
 files      compares tensors and metadata with those of the peer's converter

@@ -13,6 +13,8 @@ from benchmarks.report import table
 from parities.checking import Result, check, folder_name, gguf_of
 from parities.families import FAMILIES
 from parities.files import FilesResult, compare_files, convert_with_peer
+from parities.logits import LogitsResult
+from parities.states import StatesResult
 
 
 def main() -> int:
@@ -77,16 +79,12 @@ def _table(results: dict[str, Result | str], files: dict[str, FilesResult | str]
         if isinstance(result, str):
             rows.append((name, "failed", *[""] * 8))
             continue
-        logits = result.logits
         found = files.get(name)
         rows.append(
             (
                 name,
                 "good" if result.is_good else "NOT GOOD",
-                f"{logits.range:.1f}",
-                f"{logits.prefill:.1e}",
-                f"{logits.step:.1e}",
-                "same" if logits.same_argmax else "differs",
+                *_figures(result.logits),
                 "same" if not result.tokens else f"{len(result.tokens)} differ",
                 "same" if not result.back else f"{len(result.back)} differ",
                 "" if found is None else "failed" if isinstance(found, str) else _count(found.tensors),
@@ -94,7 +92,16 @@ def _table(results: dict[str, Result | str], files: dict[str, FilesResult | str]
             )
         )
     head = ("family", "", "range", "prefill", "step", "argmax", "tokens", "way back", "peer's tensors", "peer's keys")
-    return table("Largest |logit difference| from transformers, float32, 64 tokens", head, rows)
+    title = "Largest |difference| from transformers, float32, 64 tokens: of logits, of encoders' hidden states"
+    return table(title, head, rows)
+
+
+def _figures(found: LogitsResult | StatesResult) -> tuple[str, str, str, str]:
+    if isinstance(found, StatesResult):
+        own = f" ({found.as_trained:.1e} with its own GELU)" if found.as_trained != found.difference else ""
+        return f"{found.range:.1f}", f"{found.difference:.1e}{own}", "", ""
+    argmax = "same" if found.same_argmax else "differs"
+    return f"{found.range:.1f}", f"{found.prefill:.1e}", f"{found.step:.1e}", argmax
 
 
 def _count(differences: tuple[str, ...]) -> str:

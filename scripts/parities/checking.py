@@ -10,18 +10,19 @@ import llmkit
 from parities.back import compare_way_back
 from parities.families import Row
 from parities.logits import LogitsResult, compare_logits
+from parities.states import StatesResult, compare_states
 from parities.tiny import make
 from parities.tokens import compare_tokens
 
 
 @dataclass(frozen=True)
 class Result:
-    """What comparing one family found; `seconds` are those of llmkit's conversion.
+    """What comparing one family found; `seconds` are those of llmkit's conversion. Encoders have states, not logits.
 
     `back` says in words what a checkpoint made from the file has otherwise than the one that the file was made from.
     """
 
-    logits: LogitsResult
+    logits: LogitsResult | StatesResult
     tokens: list[str]
     back: list[str]
     seconds: float
@@ -37,9 +38,10 @@ def check(name: str, row: Row, folder: Path) -> Result:
     started = time.perf_counter()
     gguf = llmkit.convert(folder, "gguf-f32", output=gguf_of(folder)).path
     seconds = time.perf_counter() - started
+    compare = compare_states if row.encoder else compare_logits
     return Result(
-        compare_logits(model, gguf, model.config.get_text_config().vocab_size),
-        compare_tokens(folder, gguf),
+        compare(model, gguf, model.config.get_text_config().vocab_size),
+        compare_tokens(folder, gguf, row.tokenizer, special=row.encoder),
         compare_way_back(model, gguf, row),
         seconds,
     )

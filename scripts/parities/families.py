@@ -34,7 +34,8 @@ class Row:
     leaves a size out. A multimodal model has sizes in its `text_config`. auto: transformers' class that loads it.
     spread: standard deviation of the matrices' weights, chosen for logits on a range of 1 to 10 and for attention that
     is not uniform. tokenizer: which of `tiny`'s. rewrite: for families that transformers does not have, makes their
-    tensors and config from those of one that computes the same; or makes them as they were published.
+    tensors and config from those of one that computes the same; or makes them as they were published. encoder: it has
+    no logits, hidden states are compared.
     """
 
     config: str
@@ -43,6 +44,7 @@ class Row:
     spread: float = 0.15
     tokenizer: str = "smollm2"
     rewrite: Callable[[Tensors, dict[str, Any]], tuple[Tensors, dict[str, Any]]] | None = None
+    encoder: bool = False
 
 
 # Latent attention and experts as both versions of DeepSeek have them, small.
@@ -175,9 +177,57 @@ _LONGROPE: Final[dict[str, Any]] = {
     "long_factor": [1.0, 1.5, 2.0, 4.0, 8.0, 16.0, 24.0, 32.0],
 }
 
+_ENCODER: Final[dict[str, Any]] = {"num_key_value_heads": None}
+
+
+def _gamma_and_beta(tensors: Tensors, config: dict[str, Any]) -> tuple[Tensors, dict[str, Any]]:
+    """The names of checkpoints that came from TensorFlow, below the name of the model, as those with a head have."""
+    older = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    renamed = {}
+    for name, tensor in tensors.items():
+        for newer, old in older.items():
+            name = name.replace(newer, old)
+        renamed[f"bert.{name}"] = tensor
+    return renamed, {**config, "architectures": ["BertForMaskedLM"]}
+
+
+def _published_nomic(tensors: Tensors, config: dict[str, Any]) -> tuple[Tensors, dict[str, Any]]:
+    """The config.json as published, with GPT-2's names; transformers saves the tensors under the published names."""
+    return tensors, {
+        "architectures": ["NomicBertModel"],
+        "model_type": "nomic_bert",
+        "activation_function": "swiglu",
+        "causal": False,
+        "layer_norm_epsilon": config["layer_norm_eps"],
+        "max_trained_positions": 2048,
+        "mlp_fc1_bias": False,
+        "mlp_fc2_bias": False,
+        "n_embd": config["hidden_size"],
+        "n_head": config["num_attention_heads"],
+        "n_inner": config["intermediate_size"],
+        "n_layer": config["num_hidden_layers"],
+        "n_positions": 8192,
+        "pad_vocab_size_multiple": 64,
+        "parallel_block": False,
+        "prenorm": False,
+        "qkv_proj_bias": False,
+        "rotary_emb_base": 1000,
+        "rotary_emb_fraction": 1.0,
+        "rotary_emb_interleaved": False,
+        "rotary_emb_scale_base": None,
+        "rotary_scaling_factor": None,
+        "type_vocab_size": config["type_vocab_size"],
+        "use_rms_norm": False,
+        "vocab_size": config["vocab_size"],
+    }
+
 
 FAMILIES: Final[dict[str, Row]] = {
     "arcee": Row("ArceeConfig", {"rope_parameters": {**_YARN, "rope_theta": 10000.0, "mscale": 1.0}}),
+    "bert": Row("BertConfig", _ENCODER, auto="AutoModel", tokenizer="minilm", encoder=True),
+    "bert, older names": Row(
+        "BertConfig", _ENCODER, auto="AutoModel", tokenizer="minilm", rewrite=_gamma_and_beta, encoder=True
+    ),
     "chatglm": Row("GlmConfig", {**_GLM, "attention_bias": True}, tokenizer="glm", rewrite=as_chatglm),
     "cohere": Row("CohereConfig", {"tie_word_embeddings": True, "logit_scale": 0.25, "model_max_length": 1024}),
     "cohere, 64 blocks": Row(
@@ -389,6 +439,15 @@ FAMILIES: Final[dict[str, Row]] = {
     "mistral": Row("MistralConfig", {"sliding_window": None}),
     "mixtral": Row("MixtralConfig", MIXTURE),
     "mixtral, joined experts": Row("MixtralConfig", MIXTURE, rewrite=join_experts),
+    "nomic_bert": Row("NomicBertConfig", _ENCODER, auto="AutoModel", tokenizer="minilm", encoder=True),
+    "nomic_bert, published config": Row(
+        "NomicBertConfig",
+        {**_ENCODER, "vocab_size": 30528, "max_position_embeddings": 2048},
+        auto="AutoModel",
+        tokenizer="minilm",
+        rewrite=_published_nomic,
+        encoder=True,
+    ),
     "olmo": Row("OlmoConfig", {"clip_qkv": 1.5}),
     "olmo2": Row("Olmo2Config"),
     "olmo3": Row(
@@ -442,6 +501,19 @@ FAMILIES: Final[dict[str, Row]] = {
     "qwen3": Row("Qwen3Config", {"head_dim": 32}),
     "qwen3_moe": Row("Qwen3MoeConfig", MANY),
     "qwen3_moe, joined experts": Row("Qwen3MoeConfig", {**MANY, "tie_word_embeddings": True}, rewrite=join_experts),
+    "roberta": Row(
+        "RobertaConfig",
+        {**_ENCODER, "max_position_embeddings": 130, "pad_token_id": 1, "type_vocab_size": 1},
+        auto="AutoModel",
+        encoder=True,
+    ),
     "seed_oss": Row("SeedOssConfig", {"head_dim": 32}),
     "smollm3": Row("SmolLM3Config", {"num_hidden_layers": 5, "tie_word_embeddings": True}),
+    "xlm-roberta": Row(
+        "XLMRobertaConfig",
+        {**_ENCODER, "max_position_embeddings": 130, "type_vocab_size": 1},
+        auto="AutoModel",
+        tokenizer="unigram",
+        encoder=True,
+    ),
 }

@@ -6,15 +6,18 @@ import json
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from shutil import copyfile
 from typing import Any, Final
 from zlib import crc32
 
 import numpy as np
 from gguf import GGUFReader
 from make_checkpoint import CONTROL_TOKEN, metadata, packaged_gguf, write_tokenizer
+from minilm_weights import minilm_checkpoint
 
 from parities import sentencepieces
 from parities.families import SIZES, Row
+from tests.convert.trained import train_unigram
 
 # Parameters whose start values say something: they keep them, with some noise.
 _MEANINGFUL: Final = ("A_log", ".D", "dt_bias", "dt_proj.bias")
@@ -104,10 +107,28 @@ def glm(folder: Path) -> tuple[int, Special]:
     return len(tokens) + len(turns), {"eos_token_id": ids, "pad_token_id": end}
 
 
+def minilm(folder: Path) -> tuple[int, Special]:
+    """BERT's WordPiece of 30,522 lowercase tokens, as all-MiniLM-L6-v2 has it, and how that pools."""
+    source = minilm_checkpoint()
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "modules.json"):
+        copyfile(source / name, folder / name)
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    copyfile(source / "1_Pooling" / "config.json", folder / "1_Pooling" / "config.json")
+    return 30522, {"pad_token_id": 0}
+
+
+def unigram(folder: Path) -> tuple[int, Special]:
+    """A Unigram tokenizer as XLM-RoBERTa has it, trained for the purpose, with SentencePiece's normalisation."""
+    tokenizer = train_unigram(folder)
+    return tokenizer.get_vocab_size(), {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+
+
 TOKENIZERS: Final[dict[str, Callable[[Path], tuple[int, Special]]]] = {
     "gemma": sentencepieces.gemma,
     "gemma3": sentencepieces.gemma3,
     "glm": glm,
+    "minilm": minilm,
     "phi3": sentencepieces.phi3,
     "smollm2": smollm2,
+    "unigram": unigram,
 }
