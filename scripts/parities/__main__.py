@@ -77,7 +77,7 @@ def _table(results: dict[str, Result | str], files: dict[str, FilesResult | str]
     rows = []
     for name, result in results.items():
         if isinstance(result, str):
-            rows.append((name, "failed", *[""] * 8))
+            rows.append((name, "failed", *[""] * 9))
             continue
         found = files.get(name)
         rows.append(
@@ -91,17 +91,20 @@ def _table(results: dict[str, Result | str], files: dict[str, FilesResult | str]
                 "" if found is None or isinstance(found, str) else _count(found.metadata),
             )
         )
-    head = ("family", "", "range", "prefill", "step", "argmax", "tokens", "way back", "peer's tensors", "peer's keys")
+    head = (
+        *("family", "", "range", "prefill", "step", "median", "argmax", "tokens"),
+        *("way back", "peer's tensors", "peer's keys"),
+    )
     title = "Largest |difference| from transformers, float32, 64 tokens: of logits, of encoders' hidden states"
     return table(title, head, rows)
 
 
-def _figures(found: LogitsResult | StatesResult) -> tuple[str, str, str, str]:
+def _figures(found: LogitsResult | StatesResult) -> tuple[str, str, str, str, str]:
     if isinstance(found, StatesResult):
         own = f" ({found.as_trained:.1e} with its own GELU)" if found.as_trained != found.difference else ""
-        return f"{found.range:.1f}", f"{found.difference:.1e}{own}", "", ""
+        return f"{found.range:.1f}", f"{found.difference:.1e}{own}", "", "", ""
     argmax = "same" if found.same_argmax else "differs"
-    return f"{found.range:.1f}", f"{found.prefill:.1e}", f"{found.step:.1e}", argmax
+    return f"{found.range:.1f}", f"{found.prefill:.1e}", f"{found.step:.1e}", f"{found.median:.1e}", argmax
 
 
 def _count(differences: tuple[str, ...]) -> str:

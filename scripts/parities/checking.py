@@ -38,13 +38,11 @@ def check(name: str, row: Row, folder: Path) -> Result:
     started = time.perf_counter()
     gguf = llmkit.convert(folder, "gguf-f32", output=gguf_of(folder)).path
     seconds = time.perf_counter() - started
+    back = compare_way_back(model, gguf, row)
+    # Last, since it puts llama.cpp's GELU into the model.
     compare = compare_states if row.encoder else compare_logits
-    return Result(
-        compare(model, gguf, model.config.get_text_config().vocab_size),
-        compare_tokens(folder, gguf, row.tokenizer, special=row.encoder),
-        compare_way_back(model, gguf, row),
-        seconds,
-    )
+    found = compare(model, gguf, model.config.get_text_config().vocab_size)
+    return Result(found, compare_tokens(folder, gguf, row.tokenizer, special=row.encoder), back, seconds)
 
 
 def folder_name(name: str) -> str:
