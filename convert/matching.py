@@ -26,7 +26,7 @@ FLOAT_DTYPES = ("F32", "F16", "BF16")
 class MatchedTensor:
     """A target tensor with the rule that it is by and where the checkpoint has its values.
 
-    `block` is None outside the blocks. `parts` follow one another: one, or one for each expert.
+    `block` is None outside the blocks. `parts` follow one another: one, one for each expert, or one for each view.
     """
 
     rule: TensorRule
@@ -68,12 +68,12 @@ def match_tensors(
             raise FormatError(
                 _path(infos[0]), "is there, but config.json describes a model without it", tensor=infos[0].name
             )
-        if rule.role == "output.weight" and hparams.tied_embeddings:
+        if rule.role == "output.weight" and hparams.tied_embeddings and source is rule.sources[0]:
             notes.append(
                 f"config.json ties {infos[0].name} to the embedding, but the checkpoint holds it too: it is kept"
             )
         shape = rule.shape(hparams)
-        parts = tuple(_part(info, source, shape, hparams) for info in infos)
+        parts = tuple(part for info in infos for part in _parts(info, source, shape, hparams))
         matched.append(MatchedTensor(rule, block, shape, parts))
     left = {plain: info for plain, info in available.items() if info.name not in used}
     left = _without_further_layers(family, hparams, left, notes)
@@ -103,7 +103,7 @@ def _find(
     """The first source that the checkpoint has, and its tensors there."""
     for source in rule.sources:
         names = source_names(source, rule, block, hparams)
-        if names[0] not in available:
+        if names[0] not in available or not source.given(hparams):
             continue
         for name in names:
             if name not in available:
@@ -122,8 +122,8 @@ def source_names(source: Source, rule: TensorRule, block: int | None, hparams: H
     return [pattern.replace("{e}", str(place)) for place in range(rule.shape(hparams)[0])]
 
 
-def _part(info: Tensor, source: Source, shape: tuple[int, ...], hparams: HParams) -> Stored:
-    """The tensor as the target wants it, once its shape and dtype are what they must be."""
+def _parts(info: Tensor, source: Source, shape: tuple[int, ...], hparams: HParams) -> tuple[Stored, ...]:
+    """The tensor's elements as the target wants them, once its shape and dtype are what they must be."""
     target = shape[1:] if "{e}" in source.pattern else shape
     expected = source.stored(hparams) if source.stored else target
     if info.shape != expected:
@@ -137,16 +137,16 @@ def _part(info: Tensor, source: Source, shape: tuple[int, ...], hparams: HParams
             f"{info.path}: tensor {info.name!r} has dtype {info.dtype}; weights may be {', '.join(FLOAT_DTYPES)}"
         )
     stored = Stored.whole(info)
-    if source.view:
-        stored = Stored(info, source.view(hparams, stored.view))
+    views = source.view(hparams, stored.view) if source.view else stored.view
+    parts = tuple(Stored(info, view) for view in (views if isinstance(views, tuple) else (views,)))
     if isinstance(info, TensorInfo) or info.type is TensorType.F32:
-        return stored
-    if not shows_whole_rows(info, stored.view.matrix(shape[-1])):
+        return parts
+    if not all(shows_whole_rows(info, part.view.matrix(shape[-1])) for part in parts):
         raise UnsupportedError(
             f"{_path(info)}: tensor {info.name!r} is stored as {info.type.name}, and this architecture needs parts of "
             "its rows"
         )
-    return stored
+    return parts
 
 
 def _without_further_layers(

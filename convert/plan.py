@@ -73,9 +73,10 @@ class PlannedTensor:
     """One output tensor: where its values come from and which bytes of its file they fill.
 
     `shape` has the slowest dimension first. `parts` hold the values, one after the other: most tensors have one part,
-    a stack of experts has one for each. `map` is done to the values. `wanted` differs from `type` where the recipe had
-    to fall back, for the stated `reason`. `offset` counts from the start of the file. `importance`, float32 [experts,
-    columns], weighs the squared error of each column when the tensor is encoded, one row for each matrix of shape[-2:].
+    a stack of experts has one for each, a tensor whose rows change places may have several. `map` is done to the
+    values. `wanted` differs from `type` where the recipe had to fall back, for the stated `reason`. `offset` counts
+    from the start of the file. `importance`, float32 [experts, columns], weighs the squared error of each column when
+    the tensor is encoded, one row for each matrix of shape[-2:].
     """
 
     name: str

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from llmkit.convert.archs import gelu
 from llmkit.convert.archs.config import ConfigReader, excerpt
 from llmkit.convert.archs.hparams import Experts, HParams
 from llmkit.convert.archs.rope import Rope, read_rope, write_rope
-from llmkit.convert.archs.rules import Presence, Source, TensorRule, tensor, untied
+from llmkit.convert.archs.rules import Arrangement, Presence, Source, TensorRule, required, tensor, untied
 from llmkit.convert.transforms import Map, View
 from llmkit.errors import FormatError, UnsupportedError
 
@@ -67,12 +68,17 @@ def interleaved_heads(h: HParams, stored: View) -> View:
     return stored.split(0, -1, 2, h.head_dim // 2).swap(1, 2)
 
 
+def three_per_head(h: HParams, stored: View) -> View:
+    """From each head's query, key and value, head after head, to all queries, all keys, all values."""
+    return stored.split(0, h.n_heads, 3, h.head_dim).swap(0, 1)
+
+
 def linear(
     role: str,
     rows: Size,
     columns: Size,
     *names: str,
-    view: Callable[[HParams, View], View] | None = None,
+    view: Arrangement | None = None,
     bias: Callable[[HParams], Presence] | None = None,
     presence: Callable[[HParams], Presence] = lambda h: Presence.REQUIRED,
     blocks: Callable[[HParams, int], bool] = lambda h, i: True,
@@ -115,6 +121,11 @@ def norm(
     return weight, tensor(f"{role}.bias", shape, *(f"{name}.bias" for name in names), presence=bias)
 
 
+def layer_norm(role: str, *names: str, map: Map | None = None) -> Rules:
+    """A LayerNorm's weights and bias; `map` is done to the weights."""
+    return norm(role, *names, bias=required, map=map)
+
+
 def embedding(name: str = "model.embed_tokens") -> Rules:
     """The token embedding."""
     return linear("token_embd", lambda h: h.n_vocab, embd, name)
@@ -133,6 +144,12 @@ def head_norms(prefix: str = ATTENTION) -> Rules:
     )
 
 
+def output_matrix(name: str = "lm_head", embedding: str = "model.embed_tokens") -> Rules:
+    """The output matrix of graphs that do not look at the embedding: with tied embeddings it is there twice."""
+    twice = Source(f"{embedding}.weight", given=lambda h: h.tied_embeddings)
+    return (tensor("output.weight", lambda h: (h.n_vocab, h.n_embd), f"{name}.weight", twice),)
+
+
 def attention(
     prefix: str = ATTENTION,
     *,
@@ -147,6 +164,28 @@ def attention(
         *linear("attn_k", keys, embd, prefix + "k_proj", view=view, bias=bias),
         *linear("attn_v", keys, embd, prefix + "v_proj", bias=bias),
         *linear("attn_output", embd, queries, prefix + output, bias=output_bias),
+    )
+
+
+def fused_attention(
+    name: str,
+    output: str,
+    *,
+    view: Arrangement | None = None,
+    bias: Callable[[HParams], Presence] | None = None,
+) -> Rules:
+    """One projection to all queries, then all keys, then all values (an order that `view` makes), and back."""
+    return (
+        *linear("attn_qkv", lambda h: queries(h) + 2 * keys(h), embd, name, view=view, bias=bias),
+        *linear("attn_output", embd, queries, output, bias=bias),
+    )
+
+
+def mlp(up: str, down: str, *, bias: Callable[[HParams], Presence] | None = None) -> Rules:
+    """An MLP without a gate."""
+    return (
+        *linear("ffn_up", ff, embd, up, bias=bias),
+        *linear("ffn_down", embd, ff, down, bias=bias),
     )
 
 
@@ -293,17 +332,27 @@ def read_decoder(
     n_kv_heads: int | None = None,
     head_dim: int | None = None,
     rms_eps: float = 1e-6,
+    layer_norm_eps: str | None = None,
     rope: Rope | None = None,
     activation: str = "silu",
     tied: bool = False,
 ) -> HParams:
     """What most decoders' config.json states, under the usual names.
 
-    n_context, rms_eps, activation, tied: where config.json says nothing; n_kv_heads and head_dim: see `Heads`. rope: if
-    it takes more than `read_rope(config)` to read.
+    n_context, rms_eps, activation, tied: where config.json says nothing; n_kv_heads and head_dim: see `Heads`.
+    layer_norm_eps: the key of the epsilon (1e-5 if it is missing) of models with LayerNorm, which have no rms_eps.
+    rope: if it takes more than `read_rope(config)` to read.
     """
-    config.require("hidden_act", ("silu", "swish") if activation == "silu" else (activation,), activation)
+    alike = next((names for names in (("silu", "swish"), gelu.NAMES) if activation in names), (activation,))
+    config.require("hidden_act", alike, activation)
     heads = Heads(config, n_kv_heads=n_kv_heads, head_dim=head_dim)
+    rope = rope or read_rope(config)
+    if rope.n_rotated(heads.head_dim) % 2 or rope.n_rotated(heads.head_dim) == 0:
+        raise FormatError(
+            config.path,
+            f"partial_rotary_factor {rope.share:g} of a head_dim of {heads.head_dim} is "
+            f"{rope.n_rotated(heads.head_dim)}; rotary embedding needs pairs",
+        )
     return HParams(
         n_layers=config.integer("num_hidden_layers"),
         n_embd=config.integer("hidden_size"),
@@ -313,8 +362,9 @@ def read_decoder(
         head_dim=heads.head_dim,
         n_vocab=config.integer("vocab_size"),
         n_context=config.integer("max_position_embeddings", n_context),
-        rms_eps=config.number("rms_norm_eps", rms_eps),
-        rope=rope or read_rope(config),
+        rms_eps=None if layer_norm_eps else config.number("rms_norm_eps", rms_eps),
+        norm_eps=config.number(layer_norm_eps, 1e-5) if layer_norm_eps else None,
+        rope=rope,
         tied_embeddings=config.boolean("tie_word_embeddings", tied),
         attention_bias=config.boolean("attention_bias", False),
         mlp_bias=config.boolean("mlp_bias", False),

@@ -74,10 +74,11 @@ class HParams:
 
     A model without attention has 0 heads, one without MLP a width of 0. `sliding_layers` tells for each block whether
     it attends to the last `sliding_window` tokens only; None leaves that to the architecture. `sliding_rope` is the
-    rotary embedding of these blocks where it is another one than `rope`. `causal` false is for encoders, whose tokens
-    attend to those behind them too; `first_position` is the row of their position embeddings that the first token has,
-    `pooling` ("mean", "cls" or "last") how the embeddings of tokens become one of the text. `extra` holds what only one
-    family has, by its GGUF key without the architecture in front.
+    rotary embedding of these blocks where it is another one than `rope`. Attention and MLP side by side share a norm,
+    or have one each: `n_parallel_norms`. `causal` false is for encoders, whose tokens attend to those behind them too;
+    `first_position` is the row of their position embeddings that the first token has, `pooling` ("mean", "cls" or
+    "last") how the embeddings of tokens become one of the text. `extra` holds what only one family has, by its GGUF key
+    without the architecture in front.
     """
 
     n_layers: int
@@ -112,4 +113,5 @@ class HParams:
     first_position: int = 0
     n_token_types: int | None = None
     pooling: str | None = None
+    n_parallel_norms: int = 1
     extra: Mapping[str, Value] = field(default_factory=dict)

@@ -27,6 +27,7 @@ class Presence(Enum):
 
 
 Shape = Callable[[HParams], tuple[int, ...]]
+Arrangement = Callable[[HParams, View], View | tuple[View, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,14 @@ class Source:
 
     `pattern` is the name there, with `{i}` where the block's number stands and `{e}` where that of the expert does:
     there are as many as the target's first dimension has places, one beside the other. `stored` is the shape of one of
-    them, where it is not that of the target; `view` picks the target's elements from it, in their order.
+    them, where it is not that of the target; `view` picks the target's elements from it, in their order; of several
+    views one follows the other. `given` tells which models may have it there.
     """
 
     pattern: str
     stored: Shape | None = None
-    view: Callable[[HParams, View], View] | None = None
+    view: Arrangement | None = None
+    given: Callable[[HParams], bool] = lambda h: True
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ def tensor(
     role: str,
     shape: Shape,
     *sources: str | Source,
-    view: Callable[[HParams, View], View] | None = None,
+    view: Arrangement | None = None,
     presence: Callable[[HParams], Presence] = lambda h: Presence.REQUIRED,
     blocks: Callable[[HParams, int], bool] = lambda h, i: True,
     map: Map | None = None,
@@ -80,6 +83,11 @@ def tensor(
 def when(flag: Callable[[HParams], bool]) -> Callable[[HParams], Presence]:
     """Required if the config says so, else absent."""
     return lambda h: Presence.REQUIRED if flag(h) else Presence.ABSENT
+
+
+def required(h: HParams) -> Presence:
+    """Every model of the family has the tensor."""
+    return Presence.REQUIRED
 
 
 def untied(h: HParams) -> Presence:

@@ -139,17 +139,21 @@ def _pair(
     b = change.b if abs(factor - 1) < 1e-9 else Scaled(change.b, factor)
     if rule.role == "token_embd.weight":
         # Rows of tokens are looked up in a, so it lies the other way round.
-        a_view, b_view = View.of(change.a.shape).swap(0, 1), View.of(b.shape)
+        a_view: View = View.of(change.a.shape).swap(0, 1)
+        b_views: View | tuple[View, ...] = View.of(b.shape)
     elif change.is_transposed:
         raise UnsupportedError(f"{change.b.path}: {change.name!r} is stored transposed, which llmkit does not do here")
     else:
         a_view = View.of(change.a.shape)
-        b_view = source.view(hparams, View.of(b.shape)) if source.view else View.of(b.shape)
-    return [_planned(f"{target}.lora_a", change.a, a_view), _planned(f"{target}.lora_b", b, b_view)]
+        b_views = source.view(hparams, View.of(b.shape)) if source.view else View.of(b.shape)
+    return [
+        _planned(f"{target}.lora_a", change.a, (a_view,)),
+        _planned(f"{target}.lora_b", b, b_views if isinstance(b_views, tuple) else (b_views,)),
+    ]
 
 
-def _planned(name: str, tensor: TensorInfo | Scaled, view: View) -> PlannedTensor:
-    part = Stored(tensor, view)
-    columns = view.shape[-1]
-    shape = (view.n_elements // columns, columns)
-    return PlannedTensor(name, shape, part.type, (part,), 0, tensor_bytes(part.type, shape), wanted=part.type)
+def _planned(name: str, tensor: TensorInfo | Scaled, views: tuple[View, ...]) -> PlannedTensor:
+    parts = tuple(Stored(tensor, view) for view in views)
+    columns, type = views[0].shape[-1], parts[0].type
+    shape = (sum(view.n_elements for view in views) // columns, columns)
+    return PlannedTensor(name, shape, type, parts, 0, tensor_bytes(type, shape), wanted=type)

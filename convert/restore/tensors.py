@@ -69,9 +69,12 @@ def restore_tensors(
         for place, there in enumerate(names):
             target = shape[1:] if "{e}" in source.pattern else shape
             stored = source.stored(hparams) if source.stored else target
-            view = source.view(hparams, View.of(stored)) if source.view else View.of(stored)
+            views = source.view(hparams, View.of(stored)) if source.view else View.of(stored)
             found = pieces.setdefault(there, _Pieces(stored, _INVERSES[rule.map]))
-            found.parts += _places(info, place * prod(target), view, stored[-1] if len(stored) > 1 else 1)
+            first = place * prod(target)
+            for view in views if isinstance(views, tuple) else (views,):
+                found.parts += _places(info, first, view, stored[-1] if len(stored) > 1 else 1)
+                first += view.n_elements
     left = [name for name in tensors if name not in used and not name.startswith(("rope_freqs.", "rope_factors_"))]
     if left:
         return None

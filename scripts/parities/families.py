@@ -222,6 +222,46 @@ def _published_nomic(tensors: Tensors, config: dict[str, Any]) -> tuple[Tensors,
     }
 
 
+Rewrite = Callable[[Tensors, dict[str, Any]], tuple[Tensors, dict[str, Any]]]
+
+# Sizes under GPT-2's names; the peer reads n_ctx, which transformers 5 no longer writes.
+_GPT2: Final[dict[str, Any]] = {
+    **dict.fromkeys(SIZES),
+    "n_embd": 64,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 512,
+    "n_ctx": 512,
+}
+
+# The peer writes these sizes of the MLP and the context, whatever config.json says.
+_FALCON: Final[dict[str, Any]] = {
+    "num_key_value_heads": None,
+    "intermediate_size": None,
+    "max_position_embeddings": 2048,
+}
+
+
+def _gpt2_of_the_hub(tensors: Tensors, config: dict[str, Any]) -> tuple[Tensors, dict[str, Any]]:
+    """Names without the model's in front, and the causal masks among the tensors."""
+    import torch
+
+    masks = {f"h.{i}.attn.bias": torch.ones(1, 1, 512, 512).tril() for i in range(config["n_layer"])}
+    return {**{name.removeprefix("transformer."): value for name, value in tensors.items()}, **masks}, config
+
+
+def _neox_of_transformers_4(tensors: Tensors, config: dict[str, Any]) -> tuple[Tensors, dict[str, Any]]:
+    rope = config.pop("rope_parameters")
+    return tensors, config | {"rotary_pct": rope["partial_rotary_factor"], "rotary_emb_base": rope["rope_theta"]}
+
+
+def _refined_web(tensors: Tensors, config: dict[str, Any]) -> tuple[Tensors, dict[str, Any]]:
+    """Falcon 40B as it was first published."""
+    older = {"num_attention_heads": "n_head", "num_hidden_layers": "n_layer", "num_kv_heads": "n_head_kv"}
+    config = {older.get(key, key): value for key, value in config.items() if key != "new_decoder_architecture"}
+    return tensors, config | {"architectures": ["RWForCausalLM"], "model_type": "RefinedWeb"}
+
+
 FAMILIES: Final[dict[str, Row]] = {
     "arcee": Row("ArceeConfig", {"rope_parameters": {**_YARN, "rope_theta": 10000.0, "mscale": 1.0}}),
     "bert": Row("BertConfig", _ENCODER, auto="AutoModel", tokenizer="minilm", encoder=True),
@@ -313,6 +353,19 @@ FAMILIES: Final[dict[str, Row]] = {
         "Exaone4Config",
         {"num_hidden_layers": 64, "sliding_window": 16, "sliding_window_pattern": 4, "rope_parameters": _LLAMA3},
     ),
+    "falcon": Row("FalconConfig", {**_FALCON, "num_kv_heads": 1}, spread=0.06),
+    "falcon, a key for each head": Row("FalconConfig", {**_FALCON, "multi_query": False}, spread=0.06),
+    "falcon, grouped": Row(
+        "FalconConfig",
+        {**_FALCON, "num_kv_heads": 2, "new_decoder_architecture": True, "tie_word_embeddings": True},
+        spread=0.06,
+        rewrite=_refined_web,
+    ),
+    "falcon, one norm": Row(
+        "FalconConfig",
+        {**_FALCON, "num_kv_heads": 2, "new_decoder_architecture": True, "num_ln_in_parallel_attn": 1},
+        spread=0.06,
+    ),
     "falcon_mamba": Row(
         "FalconMambaConfig",
         {**_NO_ATTENTION, "mixer_rms_eps": 1e-5, "time_step_rank": 8},
@@ -382,6 +435,25 @@ FAMILIES: Final[dict[str, Row]] = {
         },
         tokenizer="glm",
     ),
+    "gpt2": Row("GPT2Config", {**_GPT2, "tie_word_embeddings": True}, spread=0.08),
+    "gpt2, of the hub": Row(
+        "GPT2Config", {**_GPT2, "tie_word_embeddings": True}, spread=0.08, rewrite=_gpt2_of_the_hub
+    ),
+    "gpt2, untied": Row("GPT2Config", {**_GPT2, "n_inner": 96, "activation_function": "gelu"}, spread=0.08),
+    "gpt_bigcode": Row("GPTBigCodeConfig", {**_GPT2, "tie_word_embeddings": True}, spread=0.08),
+    "gpt_bigcode, a key for each head": Row("GPTBigCodeConfig", {**_GPT2, "multi_query": False}, spread=0.08),
+    "gpt_neox": Row("GPTNeoXConfig", {"num_key_value_heads": None}, spread=0.08, rewrite=_neox_of_transformers_4),
+    "gpt_neox, sequential": Row(
+        "GPTNeoXConfig",
+        {
+            "num_key_value_heads": None,
+            "use_parallel_residual": False,
+            "hidden_act": "gelu_new",
+            "rope_parameters": {"rope_type": "default", "rope_theta": 20000.0, "partial_rotary_factor": 0.5},
+            "tie_word_embeddings": True,
+        },
+        spread=0.08,
+    ),
     "granite": Row("GraniteConfig", {**_GRANITE, "attention_bias": True, "mlp_bias": True}),
     "granite, tied": Row("GraniteConfig", {**_GRANITE, "tie_word_embeddings": True}),
     "granitemoe": Row("GraniteMoeConfig", _GRANITE_MOE),
@@ -439,6 +511,12 @@ FAMILIES: Final[dict[str, Row]] = {
     "mistral": Row("MistralConfig", {"sliding_window": None}),
     "mixtral": Row("MixtralConfig", MIXTURE),
     "mixtral, joined experts": Row("MixtralConfig", MIXTURE, rewrite=join_experts),
+    "nemotron": Row("NemotronConfig", spread=0.1),
+    "nemotron, biases": Row(
+        "NemotronConfig",
+        {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+        spread=0.1,
+    ),
     "nomic_bert": Row("NomicBertConfig", _ENCODER, auto="AutoModel", tokenizer="minilm", encoder=True),
     "nomic_bert, published config": Row(
         "NomicBertConfig",
@@ -509,6 +587,9 @@ FAMILIES: Final[dict[str, Row]] = {
     ),
     "seed_oss": Row("SeedOssConfig", {"head_dim": 32}),
     "smollm3": Row("SmolLM3Config", {"num_hidden_layers": 5, "tie_word_embeddings": True}),
+    "stablelm": Row("StableLmConfig", {"use_qkv_bias": True}),
+    "stablelm, parallel": Row("StableLmConfig", {"use_parallel_residual": True, "qk_layernorm": True}),
+    "starcoder2": Row("Starcoder2Config", {"tie_word_embeddings": True}, spread=0.08),
     "xlm-roberta": Row(
         "XLMRobertaConfig",
         {**_ENCODER, "max_position_embeddings": 130, "type_vocab_size": 1},

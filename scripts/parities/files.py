@@ -18,6 +18,7 @@ STATED: Final = (
     ".attention.key_length",
     ".attention.q_lora_rank",  # 0: llama.cpp requires the key of latent attention, also where there is no such rank
     ".attention.value_length",
+    ".attention.head_count_kv",  # where each head has its own
     ".rope.dimension_count",
     ".rope.freq_base",
     ".vocab_size",

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import llmkit
+from parities.gelu import use_ggml_gelu
 from parities.logits import N_TOKENS
 
 # Of states that a norm has brought to the order of 1. llama.cpp takes GELU from a table of float16, by an approximation
@@ -45,7 +46,7 @@ def compare_states(model: Any, gguf: Path, n_vocab: int) -> StatesResult:
         mean = session.embed(ids)
     as_trained = _states(model, ids)
     expected = as_trained.mean(axis=0)
-    _use_table_of_gelu(model)
+    use_ggml_gelu(model)
     states = _states(model, ids)
     return StatesResult(
         range=float(states.max() - states.min()),
@@ -61,16 +62,3 @@ def _states(model: Any, ids: list[int]) -> NDArray[np.float32]:
     with torch.inference_mode():
         states: NDArray[np.float32] = model(torch.tensor([ids])).last_hidden_state[0].numpy()
     return states
-
-
-def _use_table_of_gelu(model: Any) -> None:
-    """Let the model compute GELU as llama.cpp does, whichever of its forms it has."""
-    import torch
-
-    def gelu(x: Any) -> Any:
-        table = torch.nn.functional.gelu(x.half().float(), approximate="tanh").half().float()
-        return torch.where(x <= -10, torch.zeros_like(x), torch.where(x >= 10, x, table))
-
-    for module in model.modules():
-        if "GELU" in type(module).__name__:
-            module.forward = gelu
