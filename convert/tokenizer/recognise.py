@@ -93,7 +93,7 @@ def _by_tokens(
     except (DependencyError, EngineError) as error:
         raise UnsupportedError(f"{problem}, and cannot look for one by its tokens: {error}; or, {_OFFER}") from error
     if not trials or trials[0].different:
-        nearest = "; ".join(map(_differences, trials))
+        nearest = "; ".join(map(_differences, trials)) or "none that the installed llama.cpp loads"
         raise UnsupportedError(
             f"{path}: no pre-tokenizer of llama.cpp gives the tokens of this one, which splits by {shown}. Nearest: "
             f"{nearest}. To take one all the same, choose it with --tokenizer-pre NAME"
