@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 
@@ -22,8 +22,17 @@ from llmkit.convert.tokenizer import tokenizer_metadata
 from llmkit.formats.gguf import Value, string, u32
 from llmkit.protocols import TokenizerJudge
 from llmkit.quantize.imatrix import ImportanceMatrix
-from llmkit.quantize.recipes import Choice, ModelShape, Recipe, TypeOptions, choose_types, unused_options
-from llmkit.types import tensor_bytes
+from llmkit.quantize.recipes import (
+    PLAIN_TYPES,
+    RECIPES,
+    Choice,
+    ModelShape,
+    Recipe,
+    TypeOptions,
+    choose_types,
+    unused_options,
+)
+from llmkit.types import TensorType, tensor_bytes
 
 QUANTIZATION_VERSION = 2  # ggml.h, GGML_QNT_VERSION
 
@@ -63,8 +72,14 @@ def plan_gguf(
         n_experts=hparams.experts.n_experts if hparams.experts else 0,
         architecture=family.gguf_architecture,
     )
+    quantized = {m.name: m.stored_type for m in matched if m.stored_type not in PLAIN_TYPES}
     choices = choose_types(
-        recipe, model, [(m.name, m.shape) for m in matched], options=options, has_imatrix=importance is not None
+        recipe,
+        model,
+        [(m.name, m.shape) for m in matched],
+        quantized=quantized,
+        options=options,
+        has_imatrix=importance is not None,
     )
 
     metadata: dict[str, Value] = {"general.architecture": string(family.gguf_architecture)}
@@ -72,7 +87,7 @@ def plan_gguf(
     size = _size_label({m.name: m.shape for m in matched})
     metadata |= general_metadata(checkpoint.folder, checkpoint.config, n_params, model_id, size=size, notes=notes)
     metadata |= architecture_metadata(family.gguf_architecture, hparams, notes)
-    metadata["general.file_type"] = u32(recipe.file_type)
+    metadata["general.file_type"] = u32(_file_type(recipe, quantized.values()))
     metadata["general.quantization_version"] = u32(QUANTIZATION_VERSION)
     token_ids = whole.filled(config.values).values  # a multimodal model has them in either place
     metadata |= tokenizer_metadata(
@@ -83,6 +98,9 @@ def plan_gguf(
 
     planned = [*rope_factors(hparams), *(_planned(m, choices[m.name]) for m in matched)]
     notes += unused_options(choices, options)
+    if kept := [m for m in matched if quantized.get(m.name) is choices[m.name].type]:
+        types = " and ".join(sorted({m.stored_type.name for m in kept}))
+        notes.append(f"{len(kept)} tensors are {types} in the checkpoint and are kept so, bit for bit")
     require_schemes(planned)
     if importance is not None:
         planned = weigh(planned, choices, importance, notes)
@@ -104,6 +122,12 @@ def _size_label(shapes: Mapping[str, tuple[int, ...]]) -> str:
         return size_label(sum(map(prod, shapes.values())))
     others = sum(prod(shape[1:]) - prod(shape) for shape in stacks)
     return size_label(sum(map(prod, shapes.values())) + others, sum(shape[0] for shape in stacks) // len(stacks))
+
+
+def _file_type(recipe: Recipe, quantized: Iterable[TensorType]) -> int:
+    """The number of the recipe, or that of MXFP4 where a recipe of plain types keeps such tensors."""
+    mxfp4 = not recipe.quantizes and TensorType.MXFP4 in quantized
+    return RECIPES["mxfp4_moe"].file_type if mxfp4 else recipe.file_type
 
 
 def default_output(name: str, recipe: Recipe) -> Path:

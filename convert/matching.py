@@ -35,6 +35,11 @@ class MatchedTensor:
     parts: tuple[Stored, ...]
 
     @property
+    def stored_type(self) -> TensorType:
+        """How the checkpoint stores the values; parts that are stored differently count as what the first one is."""
+        return self.parts[0].type
+
+    @property
     def name(self) -> str:
         """`blk.<i>.<role>`: the roles of the families are GGUF's own names."""
         return self.rule.role if self.block is None else f"blk.{self.block}.{self.rule.role}"

@@ -41,6 +41,7 @@ class Choice:
 
 
 _NO_OPTIONS: Final = TypeOptions()
+_NONE: Final[Mapping[str, TensorType]] = {}
 
 
 def choose_types(
@@ -49,14 +50,16 @@ def choose_types(
     tensors: Sequence[tuple[str, tuple[int, ...]]],
     *,
     kept: Mapping[str, TensorType] | None = None,
+    quantized: Mapping[str, TensorType] = _NONE,
     options: TypeOptions = _NO_OPTIONS,
     has_imatrix: bool = False,
 ) -> dict[str, Choice]:
     """The type of every tensor, given as (GGUF name, shape slowest first) in any order.
 
     `kept` gives the types that tensors have which are not to be quantised; without it they are float32, or what the
-    recipe asks for. Raises UnsupportedError if an option cannot be followed, if the recipe needs an importance matrix,
-    or if a fallback is needed and refused.
+    recipe asks for. `quantized` gives the types of tensors that are in a block format already, which they keep unless a
+    pattern says otherwise. Raises UnsupportedError if an option cannot be followed, if the recipe needs an importance
+    matrix, or if a fallback is needed and refused.
 
     All is as in llama.cpp, except where that ends in an assertion or a broken file: an `output_type` or
     `token_embedding_type` whose block does not divide the rows falls back as other types do.
@@ -66,7 +69,7 @@ def choose_types(
             f"{option_label(*options.tensor_types[0])}: types by pattern need a recipe that quantises, and "
             f"{recipe.name} does not; take the one that most tensors should have, such as q8_0"
         )
-    chooser = _Chooser(recipe, model, [name for name, _ in tensors], options, has_imatrix)
+    chooser = _Chooser(recipe, model, [name for name, _ in tensors], quantized, options, has_imatrix)
     chosen = {}
     # The order matters: the n-th attn_v is the n-th in llama-quantize's order, whatever the file's.
     for name, shape in sorted(tensors, key=lambda tensor: file_order(tensor[0])):
@@ -91,10 +94,17 @@ class _Chooser:
     """Chooses for one quantisable tensor after the other; they must come in `file_order`."""
 
     def __init__(
-        self, recipe: Recipe, model: ModelShape, names: Sequence[str], options: TypeOptions, has_imatrix: bool
+        self,
+        recipe: Recipe,
+        model: ModelShape,
+        names: Sequence[str],
+        quantized: Mapping[str, TensorType],
+        options: TypeOptions,
+        has_imatrix: bool,
     ) -> None:
         self._recipe = recipe
         self._model = model
+        self._quantized = quantized
         self._options = options
         self._has_imatrix = has_imatrix
         self._is_tied = "output.weight" not in names
@@ -123,6 +133,8 @@ class _Chooser:
             return options.output_type, options.output_label
         if pattern is not None:
             return pattern[1], option_label(*pattern)
+        if name in self._quantized:
+            return self._quantized[name], ""
         if options.pure or not self._recipe.quantizes:
             return default, ""
         if self._keeps_q8_0(name):

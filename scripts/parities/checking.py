@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import llmkit
+from llmkit.types import TensorType
 from parities.back import compare_way_back
 from parities.families import Row
 from parities.logits import LogitsResult, compare_logits
@@ -36,9 +37,14 @@ def check(name: str, row: Row, folder: Path) -> Result:
     """Make the tiny model of a row in `folder`, convert it to f32 beside it, and compare."""
     model = make(name, row, folder)
     started = time.perf_counter()
-    gguf = llmkit.convert(folder, "gguf-f32", output=gguf_of(folder)).path
+    result = llmkit.convert(folder, "gguf-f32", output=gguf_of(folder))
     seconds = time.perf_counter() - started
+    gguf = result.path
     back = compare_way_back(model, gguf, row)
+    if TensorType.MXFP4 in result.plan.types:
+        # llama.cpp multiplies quantised weights by activations that it rounds to 8 bits.
+        decoded = folder.with_name(f"{folder.name}-decoded.gguf")
+        gguf = llmkit.quantize(gguf, "f32", output=decoded, allow_requantize=True).path
     # Last, since it puts llama.cpp's GELU into the model.
     compare = compare_states if row.encoder else compare_logits
     found = compare(model, gguf, model.config.get_text_config().vocab_size)

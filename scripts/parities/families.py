@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from parities import published, rewrites
+from parities.mxfp4 import pack_experts, round_experts
 from parities.rewrites import Tensors, as_chatglm, with_older_layer_types
 
 # Sizes of every model, under the names that most config classes have.
@@ -262,6 +263,24 @@ def _refined_web(tensors: Tensors, config: dict[str, Any]) -> tuple[Tensors, dic
     return tensors, config | {"architectures": ["RWForCausalLM"], "model_type": "RefinedWeb"}
 
 
+_GPT_OSS: Final[dict[str, Any]] = {
+    "head_dim": 32,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "sliding_window": 24,
+    "num_hidden_layers": 3,
+    "rope_parameters": {
+        "rope_type": "yarn",
+        "rope_theta": 150000.0,
+        "factor": 32.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": True,  # published ones say false, which llama.cpp does not compute
+        "original_max_position_embeddings": 512,
+    },
+}
+
+
 FAMILIES: Final[dict[str, Row]] = {
     "arcee": Row("ArceeConfig", {"rope_parameters": {**_YARN, "rope_theta": 10000.0, "mscale": 1.0}}),
     "bert": Row("BertConfig", _ENCODER, auto="AutoModel", tokenizer="minilm", encoder=True),
@@ -454,6 +473,8 @@ FAMILIES: Final[dict[str, Row]] = {
         },
         spread=0.08,
     ),
+    "gpt_oss": Row("GptOssConfig", _GPT_OSS),
+    "gpt_oss, mxfp4": Row("GptOssConfig", _GPT_OSS, prepare=round_experts, rewrite=pack_experts),
     "granite": Row("GraniteConfig", {**_GRANITE, "attention_bias": True, "mlp_bias": True}),
     "granite, tied": Row("GraniteConfig", {**_GRANITE, "tie_word_embeddings": True}),
     "granitemoe": Row("GraniteMoeConfig", _GRANITE_MOE),

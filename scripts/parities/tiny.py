@@ -40,6 +40,8 @@ def make(name: str, row: Row, folder: Path) -> Any:
     auto = getattr(transformers, row.auto)
     model = auto.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
     _randomise(model, name, row.spread)
+    if row.prepare is not None:
+        row.prepare(model)
     model.save_pretrained(folder)
     if row.rewrite is not None:
         _rewrite(folder, row)
