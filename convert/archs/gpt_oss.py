@@ -80,12 +80,12 @@ def _sliding_layers(config: ConfigReader, n_layers: int) -> tuple[bool, ...] | N
 
 
 def notes(config: ConfigReader, hparams: HParams) -> tuple[str, ...]:
-    """YaRN blends frequencies between two dimensions, fractions of which count in transformers, and not in llama.cpp."""
+    """YaRN blends frequencies between two dimensions, whose fractions count in transformers and not in llama.cpp."""
     rope = _rope(config)
     if rope.scaling == "yarn" and rope.parameters.get("truncate") is False:
         return (
-            "rope scaling 'yarn' has truncate false, and llama.cpp truncates: rotary frequencies within YaRN's ramp differ "
-            "slightly, as in every GGUF file of this architecture",
+            "rope scaling 'yarn' has truncate false, and llama.cpp truncates: rotary frequencies within YaRN's ramp "
+            "differ slightly, as in every GGUF file of this architecture",
         )
     return ()
 

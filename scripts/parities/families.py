@@ -36,7 +36,7 @@ class Row:
     spread: standard deviation of the matrices' weights, chosen for logits on a range of 1 to 10 and for attention that
     is not uniform. tokenizer: which of `tiny`'s. rewrite: for families that transformers does not have, makes their
     tensors and config from those of one that computes the same; or makes them as they were published. encoder: it has
-    no logits, hidden states are compared.
+    no logits, hidden states are compared. prepare: changes the model before it is saved and run.
     """
 
     config: str
@@ -46,6 +46,7 @@ class Row:
     tokenizer: str = "smollm2"
     rewrite: Callable[[Tensors, dict[str, Any]], tuple[Tensors, dict[str, Any]]] | None = None
     encoder: bool = False
+    prepare: Callable[[Any], None] | None = None
 
 
 # Latent attention and experts as both versions of DeepSeek have them, small.
