@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 
 from llmkit.convert.archs import (
@@ -144,9 +145,16 @@ def find_family(config: ConfigReader) -> Family:
     name = names[0]
     if name in _BY_ARCHITECTURE:
         return _BY_ARCHITECTURE[name]
-    near = get_close_matches(name, _BY_ARCHITECTURE, n=1, cutoff=0.95)  # a slip of the pen, not another family
-    hint = f" (is {near[0]} meant?)" if near else ""
+    # A slip of the pen, or a relative, whose tensors and graph are others all the same.
+    stems = {_stem(known): known for known in reversed(_BY_ARCHITECTURE)}
+    near = [stems[stem] for stem in get_close_matches(_stem(name), stems, n=3, cutoff=0.7)]
+    hint = f"; names like it: {', '.join(near)}" if near else ""
     raise UnsupportedError(
         f"{config.path}: architecture {excerpt(name)} is not known to llmkit{hint}; "
-        f"known: {', '.join(_BY_ARCHITECTURE)}"
+        f"known: {', '.join(sorted(_BY_ARCHITECTURE, key=str.lower))}"
     )
+
+
+def _stem(architecture: str) -> str:
+    """The name without what most end in, which would make all names alike."""
+    return re.sub(r"(For[A-Z]\w*|LMHeadModel|Model)$", "", architecture).lower()

@@ -43,7 +43,7 @@ def compare_logits(model: Any, gguf: Path, n_vocab: int) -> LogitsResult:
     ids = np.random.default_rng(0).integers(3, n_vocab, N_TOKENS).tolist()
     expected = _logits(model, ids)
     alike = _logits(model, ids) if use_ggml_gelu(model) else expected
-    with llmkit.load(gguf, n_context=2 * N_TOKENS, n_threads=2, full_precision=True) as session:
+    with llmkit.load(gguf, n_context=2 * N_TOKENS, n_threads=1, full_precision=True) as session:
         prefill = session.logits(ids)
         step = session.logits(ids, at_a_time=1)
     return LogitsResult(

@@ -145,7 +145,7 @@ REFUSED: dict[str, tuple[TinyLlama, type[Exception], list[str]]] = {
     "unknown architecture": (
         TinyLlama(config={"architectures": ["LamaForCausalLM"]}),
         UnsupportedError,
-        ["LamaForCausalLM", "is LlamaForCausalLM meant?", "MistralForCausalLM"],
+        ["LamaForCausalLM", "names like it: LlamaForCausalLM", "MistralForCausalLM"],
     ),
     "no architecture": (TinyLlama(config={"architectures": ...}), FormatError, ["config.json", "architectures"]),
     "shape contradicts config": (
