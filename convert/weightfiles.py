@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llmkit.errors import FormatError, LlmkitError, ModelNotFoundError, UnsupportedError
 from llmkit.formats.checkpointadvice import how_to_get, listed, place_label, why_no_checkpoint
-from llmkit.formats.checkpointfiles import INDEX, Contents, cached_repo
+from llmkit.formats.checkpointfiles import Contents, cached_repo
 from llmkit.formats.shardindex import read_weight_map
 
 
@@ -47,12 +47,12 @@ def _hub_blobs(root: Path) -> Path | None:
     return None if cached_repo(root) is None else (root.parent.parent / "blobs").resolve()
 
 
-def read_index(folder: Path) -> dict[str, str]:
-    """Tensor name -> shard file name, from `model.safetensors.index.json`; every shard inside `folder`.
+def read_index(folder: Path, name: str) -> dict[str, str]:
+    """Tensor name -> shard file name, from the index `name`; every shard inside `folder`.
 
     Raises FormatError when the index is malformed or names a file that is outside the folder or missing.
     """
-    weight_map = read_weight_map(member(folder, INDEX))
+    weight_map = read_weight_map(member(folder, name))
     shards = sorted(set(weight_map.values()))
     for shard in shards:
         member(folder, shard)

@@ -122,7 +122,7 @@ def _fetch_files(listing: Listing, names: Sequence[str], folder: Path, progress:
     total = sum(listing.sizes[n] or 0 for n in wanted if not (folder / n).exists())
     _check_space(total, listing)
     # Progress is worth showing for the weights only.
-    shown = progress if total > 50_000_000 or any(n.endswith(".safetensors") for n in wanted) else Silent()
+    shown = progress if total > 50_000_000 or any(n.endswith((".safetensors", ".bin")) for n in wanted) else Silent()
     if wanted:
         shown.start(f"Downloading {listing.repo}", total)
     from huggingface_hub import hf_hub_download

@@ -18,7 +18,7 @@ from typing import Final
 
 from llmkit import hubcache
 from llmkit.errors import HubError, ModelNotFoundError
-from llmkit.formats.checkpointadvice import listed, only_pickles, place_label, why_no_checkpoint
+from llmkit.formats.checkpointadvice import listed, place_label, why_no_checkpoint
 from llmkit.formats.checkpointfiles import (
     FILE_SUFFIXES,
     PICKLE_SUFFIXES,
@@ -97,13 +97,12 @@ def _from_file(path: Path, want: ModelKind | None) -> ResolvedModel:
             first = part.sibling(1)
             raise ModelNotFoundError(f"{path} is part {part.number} of a split model; give its first: {first}")
         return ResolvedModel(path, part.stem if part else path.stem, "gguf")
-    if suffix == ".safetensors":
+    if suffix in (".safetensors", *PICKLE_SUFFIXES):
+        kind = "SafeTensors" if suffix == ".safetensors" else "PyTorch"
         raise ModelNotFoundError(
-            f"{path} is one SafeTensors file; a model also needs its config.json and tokenizer. Give the folder: "
+            f"{path} is one {kind} file; a model also needs its config.json and tokenizer. Give the folder: "
             f"{path.parent}"
         )
-    if suffix in PICKLE_SUFFIXES:
-        raise ModelNotFoundError(f"{place_label(path.parent)} {only_pickles([path.name], path.parent)}")
     raise ModelNotFoundError(f"{path} is no model: expected a checkpoint folder or a .gguf file.")
 
 

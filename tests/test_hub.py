@@ -260,8 +260,8 @@ def test_answers_of_something_else_than_a_hub(fake: FakeHub, body: bytes) -> Non
     ("files", "message"),
     [
         (
-            {"config.json": b"{}", "pytorch_model.bin": b""},
-            r"only as pytorch_model.bin: Python pickles.*save_pretrained",
+            {"config.json": b"{}", "a.bin": b"", "b.bin": b""},
+            r"2 PyTorch files .a.bin, b.bin. but neither pytorch_model.bin nor an index",
         ),
         ({"q/tiny-Q4_K_M.gguf": b""}, r"GGUF files.*hf download tiny-org/Tiny-Llama q/tiny-Q4_K_M.gguf"),
         ({"adapter_config.json": b"", "adapter_model.safetensors": b""}, r"LoRA adapter.*merge_and_unload"),

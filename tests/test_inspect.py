@@ -236,14 +236,18 @@ class TestOtherFiles:
         with pytest.raises(UnsupportedError, match=r"notes\.txt: neither a GGUF nor a SafeTensors file"):
             inspect_path(tmp_path / "notes.txt")
 
-    @pytest.mark.parametrize("content", [b"PK\x03\x04" + bytes(60), b"\x80\x02\x8a\x0a" + bytes(60)])
-    def test_pickle(self, tmp_path: Path, content: bytes) -> None:
-        (tmp_path / "pytorch_model.bin").write_bytes(content)
-        with pytest.raises(UnsupportedError, match=r"only as pytorch_model\.bin: Python pickles.*\n  python -c "):
-            inspect_path(tmp_path / "pytorch_model.bin")
-        with pytest.raises(UnsupportedError, match=r"save_pretrained\(.*safetensors.*\)") as caught:
-            inspect_path("pytorch_model.bin")
-        assert ".-safetensors" not in str(caught.value)
+    def test_pytorch_checkpoint(self, tmp_path: Path) -> None:
+        import torch
+
+        path = tmp_path / "pytorch_model.bin"
+        torch.save({"a": torch.zeros(3, 4, dtype=torch.bfloat16), "b": torch.zeros(5)}, path)
+        found = inspect_path(path)
+        assert (found.kind, found.n_params, found.files) == ("pytorch", 17, ((path, path.stat().st_size),))
+        assert [(t.name, t.dtype, t.shape) for t in found.tensors] == [("a", "BF16", (3, 4)), ("b", "F32", (5,))]
+        assert "PyTorch checkpoint" in "\n".join(render(found))
+        path.write_bytes(b"PK\x03\x04" + bytes(60))
+        with pytest.raises(FormatError, match="no whole ZIP archive"):
+            inspect_path(path)
 
     def test_other_zip_archive_and_pointer(self, tmp_path: Path) -> None:
         (tmp_path / "model.zip").write_bytes(b"PK\x03\x04" + bytes(60))

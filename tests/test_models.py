@@ -141,8 +141,8 @@ class TestPaths:
         ("name", "message"),
         [
             ("model.safetensors", r"one SafeTensors file; .* Give the folder: sub"),
-            ("pytorch_model.bin", r"sub holds its weights only as pytorch_model\.bin: Python pickles"),
-            ("consolidated.00.pth", r"consolidated\.00\.pth: Python pickles"),
+            ("pytorch_model.bin", r"pytorch_model\.bin is one PyTorch file; .* Give the folder: sub"),
+            ("consolidated.00.pth", r"consolidated\.00\.pth is one PyTorch file"),
             ("notes.txt", r"is no model: expected a checkpoint folder or a \.gguf file"),
         ],
     )

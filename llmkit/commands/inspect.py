@@ -16,6 +16,7 @@ from llmkit.progress import format_bytes
 _KINDS = {
     "gguf": "GGUF file",
     "safetensors": "SafeTensors file",
+    "pytorch": "PyTorch checkpoint",
     "safetensors-folder": "folder of SafeTensors files",
     "checkpoint": "Hugging Face checkpoint",
 }
@@ -28,7 +29,7 @@ _TEMPLATE_LINES = 5
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def inspect(ctx: click.Context, model: str, tensors: bool, as_json: bool) -> None:
-    """Show what a GGUF file, a SafeTensors file or folder, or a Hugging Face checkpoint holds.
+    """Show what a GGUF, SafeTensors or PyTorch file, a folder of SafeTensors, or a Hugging Face checkpoint holds.
 
     Reads headers and configuration only, never weights. Instead of a path, a repository org/name of the Hugging Face
     cache will do, or a word that fits one model in this folder, its direct subfolders or that cache; nothing is

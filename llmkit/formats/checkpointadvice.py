@@ -6,18 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import Final
 
-from llmkit.formats.checkpointfiles import CONFIG, INDEX, SINGLE, Contents, cached_repo, numbered_set
+from llmkit.formats.checkpointfiles import (
+    CONFIG,
+    INDEX,
+    PYTORCH_INDEX,
+    PYTORCH_SINGLE,
+    SINGLE,
+    Contents,
+    cached_repo,
+    numbered_set,
+)
 
 # Where the files are: a folder, or a repository of the hub, `org/name` or `org/name@revision`.
 Place = Path | str
-
-_TRANSFORMERS: Final = (
-    "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
-    "M.from_pretrained({0}, dtype='auto').save_pretrained({1}); "
-    "T.from_pretrained({0}).save_pretrained({1})"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +56,13 @@ def why_no_checkpoint(found: Contents, place: Place) -> NoCheckpoint:
     if found.safetensors and not found.weights:
         return _unclear_shards(found.safetensors, place)
     if (found.weights or found.index) and not found.has_config:
+        kind = "SafeTensors" if found.safetensors or found.index == INDEX else "PyTorch"
         if isinstance(place, Path):
-            problem = f"has SafeTensors weights, but {CONFIG} is missing, which describes them"
+            problem = f"has {kind} weights, but {CONFIG} is missing, which describes them"
             return NoCheckpoint(f"{problem}; {how_to_get(place, [CONFIG])}", is_other_kind=False)
-        return NoCheckpoint(f"has SafeTensors weights but no {CONFIG}, which describes them.", is_other_kind=False)
+        return NoCheckpoint(f"has {kind} weights but no {CONFIG}, which describes them.", is_other_kind=False)
     if found.pickles:
-        return NoCheckpoint(only_pickles(found.pickles, place), is_other_kind=True)
+        return _pickles(found, place)
     if found.ggufs:
         return NoCheckpoint(_only_ggufs(found.ggufs, place), is_other_kind=True)
     if found.other_weights:
@@ -69,7 +72,8 @@ def why_no_checkpoint(found: Contents, place: Place) -> NoCheckpoint:
         )
     if found.has_config:
         return NoCheckpoint(
-            f"has a {CONFIG} but no weights: neither {SINGLE} nor {INDEX} nor another .safetensors file.",
+            f"has a {CONFIG} but no weights: neither {SINGLE} nor {INDEX} nor another .safetensors file, "
+            "nor PyTorch's.",
             is_other_kind=False,
         )
     return NoCheckpoint(
@@ -77,24 +81,13 @@ def why_no_checkpoint(found: Contents, place: Place) -> NoCheckpoint:
     )
 
 
-def only_pickles(pickles: Sequence[str], place: Place) -> str:
-    """The reason for weights in pickles, and the command that converts them."""
-    if isinstance(place, Path):
-        beside = place.name not in ("", "..")  # "." has no name to build the new folder's from
-        elsewhere, source = "", str(place)
-        target = f"{place}-safetensors" if beside else str(place / "safetensors")
-    else:
-        repo = place.partition("@")[0]
-        source, target = repo, f"{repo.rpartition('/')[2]}-safetensors"
-        elsewhere = (
-            " Many repositories also have a SafeTensors version, perhaps under another revision: "
-            f"{repo}@refs/pr/NUMBER."
-        )
-    return (
-        f"holds its weights only as {listed(pickles, 1)}: Python pickles, which can execute code when they are opened, "
-        f"so llmkit does not read them.{elsewhere} If you trust their source, convert them once with transformers "
-        "(from_pretrained, then save_pretrained) and give the folder that this makes:\n"
-        f"  python -c {quote(_TRANSFORMERS.format(repr(source), repr(target)))}"
+def _pickles(found: Contents, place: Place) -> NoCheckpoint:
+    """Files of PyTorch's that are not one checkpoint."""
+    advice = "; leave only those, or add the index" if isinstance(place, Path) else ""
+    return NoCheckpoint(
+        f"has {len(found.pickles)} PyTorch files ({listed(found.pickles)}) but neither {PYTORCH_SINGLE} nor an index, "
+        f"no {PYTORCH_INDEX}, which says what belongs to the model{advice}.",
+        is_other_kind=True,
     )
 
 

@@ -1,6 +1,7 @@
 """What the names of a folder's or repository's files say about the model in it; no file is opened here.
 
-SafeTensors names: transformers' `model.safetensors`, `model.safetensors.index.json` and the shards beside it.
+SafeTensors names: `model.safetensors`, `model.safetensors.index.json` and the shards beside it. PyTorch's:
+`pytorch_model.bin` and the like.
 Cache names: the huggingface_hub documentation, "Understand caching".
 """
 
@@ -16,6 +17,8 @@ from typing import Final
 CONFIG: Final = "config.json"
 INDEX: Final = "model.safetensors.index.json"
 SINGLE: Final = "model.safetensors"
+PYTORCH_INDEX: Final = "pytorch_model.bin.index.json"
+PYTORCH_SINGLE: Final = "pytorch_model.bin"
 
 # Everything besides the weights that a conversion reads.
 COMPANIONS: Final[tuple[str, ...]] = (
@@ -42,10 +45,12 @@ COMPANIONS: Final[tuple[str, ...]] = (
     "LICENSE*",
 )
 
-# Weights in Python's pickle format (or a ZIP of it), which runs code when it is loaded.
+# PyTorch's checkpoints: a pickle in a ZIP archive, which may ask for code; only those that ask for none are read.
 PICKLE_SUFFIXES: Final = (".bin", ".pth", ".pt", ".ckpt")
 # Files of these endings that hold no weights (what transformers' Trainer leaves behind), or are no pickles.
 _NO_PICKLED_WEIGHTS: Final = ("training_args", "optimizer", "scheduler", "rng_state", "openvino_", "ggml-", "tokenizer")
+# Weights of another layout than config.json describes.
+_OTHER_LAYOUTS: Final = ("adapter", "consolidated")
 OTHER_WEIGHTS: Final[tuple[str, ...]] = ("*.onnx", "*.h5", "*.msgpack", "*.tflite", "*.npz", "*.nemo")
 # The endings that make a MODEL argument a path rather than a name.
 FILE_SUFFIXES: Final = (".gguf", ".safetensors", *PICKLE_SUFFIXES, ".onnx", ".json")
@@ -80,9 +85,9 @@ class Contents:
     """What a set of file names amounts to.
 
     `safetensors` are all root files of the format but adapters and consolidated weights (the same weights a second
-    time, in Mistral's repositories). `weights` are those to read: the one file, the complete numbered set, or, when
-    `index` is set, every file that the index may name. `ggufs` has one entry per model: a split model counts by its
-    first file.
+    time, in Mistral's repositories); `pickles` are PyTorch's. `weights` are those to read, of one of the two kinds: the
+    one file, the complete numbered set, or, when `index` is set, every file that the index may name. `ggufs` has one
+    entry per model: a split model counts by its first file.
     """
 
     names: frozenset[str]
@@ -112,7 +117,10 @@ class Contents:
 
 
 def contents(names: Iterable[str]) -> Contents:
-    """Classify file names (relative, with `/`); only SafeTensors and config.json at the root make a checkpoint."""
+    """Classify file names (relative, with `/`); only weights and config.json at the root make a checkpoint.
+
+    SafeTensors are taken where there are both.
+    """
     all_names = frozenset(names)
     root = sorted(n for n in all_names if "/" not in n)
     consolidated = [n for n in root if n.startswith("consolidated") and n.endswith(".safetensors")]
@@ -128,6 +136,8 @@ def contents(names: Iterable[str]) -> Contents:
         weights = []
     has_config = CONFIG in all_names
     pickles = tuple(n for n in root if n.endswith(PICKLE_SUFFIXES) and not n.startswith(_NO_PICKLED_WEIGHTS))
+    if not plain and index is None:
+        index, weights = _pytorch_weights(all_names, [n for n in pickles if not n.startswith(_OTHER_LAYOUTS)])
     is_original = "params.json" in all_names and not has_config and bool(pickles)  # Meta's own layout
     return Contents(
         names=all_names,
@@ -141,6 +151,15 @@ def contents(names: Iterable[str]) -> Contents:
         is_adapter="adapter_config.json" in all_names,
         is_consolidated=not plain and (bool(consolidated) or is_original),
     )
+
+
+def _pytorch_weights(names: frozenset[str], pickles: list[str]) -> tuple[str | None, list[str]]:
+    """The index and the files to read of a checkpoint of PyTorch's; empty if what belongs to it is not clear."""
+    if PYTORCH_SINGLE in pickles:
+        return None, [PYTORCH_SINGLE]
+    if PYTORCH_INDEX in names:
+        return PYTORCH_INDEX, pickles
+    return None, pickles if len(pickles) == 1 else []
 
 
 def gguf_models(names: Iterable[str]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from llmkit.errors import FormatError, ModelNotFoundError, UnsupportedError
-from llmkit.formats.checkpointadvice import only_pickles, place_label, why_no_checkpoint
+from llmkit.formats.checkpointadvice import why_no_checkpoint
 from llmkit.formats.checkpointfiles import CONFIG, contents
 from llmkit.hubcache import folder_contents
 from llmkit.inspection.records import ChatTemplate, GGUFDetails, Hyperparameters, Inspection, Tokenizer, TypeUsage
@@ -25,7 +25,7 @@ __all__ = [
 
 
 def inspect_path(path: Path | str) -> Inspection:
-    """Inspect a GGUF file, a SafeTensors file, a folder of SafeTensors files, or a Hugging Face checkpoint.
+    """Inspect a GGUF, SafeTensors or PyTorch file, a folder of SafeTensors files, or a Hugging Face checkpoint.
 
     A folder that holds exactly one GGUF model stands for it. Raises ModelNotFoundError when there is nothing at
     `path`, or several models, UnsupportedError for other kinds of files, FormatError for damaged ones.
@@ -40,7 +40,7 @@ def inspect_path(path: Path | str) -> Inspection:
 
 def _inspect_file(path: Path) -> Inspection:
     from llmkit.formats.files import foreign_content, open_regular, read_exactly
-    from llmkit.inspection.checkpoint import inspect_safetensors
+    from llmkit.inspection.checkpoint import inspect_pytorch, inspect_safetensors
     from llmkit.inspection.gguf import inspect_gguf
 
     file, size = open_regular(path)
@@ -53,7 +53,7 @@ def _inspect_file(path: Path) -> Inspection:
         return inspect_safetensors(path)
     foreign = foreign_content(head)
     if contents([path.name]).pickles and (foreign is None or head.startswith(b"PK")):
-        raise UnsupportedError(f"{place_label(path.parent)} {only_pickles([path.name], path.parent)}")
+        return inspect_pytorch(path)
     if path.name == CONFIG or path.name.endswith(".index.json"):
         raise UnsupportedError(f"{path} is a part of a checkpoint without weights; give the folder: {path.parent}")
     raise UnsupportedError(f"{path}: {foreign or 'neither a GGUF nor a SafeTensors file'}")

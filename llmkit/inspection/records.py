@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from llmkit.types import TensorInfo
 
-Kind = Literal["gguf", "safetensors", "safetensors-folder", "checkpoint"]
+Kind = Literal["gguf", "safetensors", "pytorch", "safetensors-folder", "checkpoint"]
 
 
 @dataclass(frozen=True, slots=True)

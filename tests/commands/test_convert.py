@@ -217,7 +217,7 @@ BAD_INPUT: dict[str, tuple[int, Break, list[str]]] = {
     "no config": (1, lambda f: (f / "config.json").unlink(), ["config.json"]),
     "broken config": (1, truncate("config.json", 20), ["config.json"]),
     "broken tokenizer": (1, truncate("tokenizer.json", 2000), ["tokenizer.json"]),
-    "pytorch checkpoint": (1, only_pytorch_files, ["pytorch_model.bin", "save_pretrained"]),
+    "no pytorch checkpoint": (1, only_pytorch_files, ["pytorch_model.bin", "is no PyTorch checkpoint"]),
 }
 
 

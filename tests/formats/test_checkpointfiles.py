@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import pytest
@@ -17,11 +16,10 @@ PARTS = [f"m-{n:05d}-of-00003.safetensors" for n in (1, 2, 3)]
 
 # names, whether the weights are of another kind, what folder and repository are both told
 CASES: dict[str, tuple[list[str], bool, str]] = {
-    "pickle": ([CONFIG, "pytorch_model.bin"], True, "only as pytorch_model.bin: Python pickles"),
-    "pickle of another name": ([CONFIG, "weights.bin"], True, "only as weights.bin: Python pickles"),
-    "pickles": ([CONFIG, "a.pt", "b.pt"], True, "only as a.pt, ...: Python pickles"),
-    "beside a trainer's leftovers": (
-        [CONFIG, "optimizer.pt", "pytorch_model.bin", "training_args.bin"], True, "as pytorch_model.bin: "),
+    "PyTorch files and no index": (
+        [CONFIG, "a.pt", "b.pt"], True, "2 PyTorch files (a.pt, b.pt) but neither pytorch_model.bin nor an index"),
+    "PyTorch's without a config": (["pytorch_model.bin"], False, "has PyTorch weights"),
+    "Meta's layout beside a config": ([CONFIG, "consolidated.00.pth"], True, "1 PyTorch files (consolidated.00.pth)"),
     "a trainer's leftovers only": (
         [CONFIG, "training_args.bin", "optimizer.pt", "rng_state.pth"], False, "config.json but no weights"),
     "OpenVINO": ([CONFIG, "openvino_model.bin"], False, "config.json but no weights"),
@@ -58,12 +56,29 @@ def test_folder_and_repository_are_told_the_same(name: str, tmp_path: Path) -> N
     assert expected in str(caught.value)
 
 
+PYTORCH = "pytorch_model.bin"
+PYTORCH_SHARDS = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
+
+
+@pytest.mark.parametrize(
+    ("names", "index", "weights"),
+    [
+        ([PYTORCH], None, [PYTORCH]),
+        ([PYTORCH, "optimizer.pt", "training_args.bin", "adapter_model.bin", "consolidated.00.pth"], None, [PYTORCH]),
+        ([PYTORCH, "other.bin"], None, [PYTORCH]),
+        (["weights.pth"], None, ["weights.pth"]),
+        ([*PYTORCH_SHARDS, f"{PYTORCH}.index.json"], f"{PYTORCH}.index.json", PYTORCH_SHARDS),
+        ([PYTORCH, "model.safetensors"], None, ["model.safetensors"]),
+        ([*PYTORCH_SHARDS, f"{PYTORCH}.index.json", *PARTS], None, PARTS),
+    ],
+)
+def test_pytorch_files_serve_where_there_are_no_others(names: list[str], index: str | None, weights: list[str]) -> None:
+    found = contents([CONFIG, *names])
+    assert found.is_checkpoint
+    assert (found.index, list(found.weights)) == (index, weights)
+
+
 def test_advice_for_repositories_names_the_repository() -> None:
-    pickled = why_no_checkpoint(contents([CONFIG, "pytorch_model.bin"]), "org/name@v1").reason
-    assert "org/name@refs/pr/NUMBER" in pickled
-    command = shlex.split(pickled.splitlines()[-1])
-    assert command[:2] == ["python", "-c"]
-    assert "M.from_pretrained('org/name', " in command[2]
     gguf = why_no_checkpoint(contents(["q/a b.gguf"]), "org/name@v1").reason
     assert "`hf download org/name 'q/a b.gguf' --revision v1 --local-dir .`" in gguf
 
