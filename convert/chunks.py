@@ -14,11 +14,15 @@ from numpy.typing import NDArray
 from llmkit.convert.packed.views import most_read
 from llmkit.convert.plan import Computed, ConversionPlan, PlannedTensor, Stored
 from llmkit.errors import LlmkitError
-from llmkit.types import TensorInfo
+from llmkit.types import BLOCK_LAYOUTS, TensorInfo
 
 # Chunks of this many weights keep a thread's buffers (float32, source and output) in its share of the CPU caches,
 # and make what Python adds per chunk negligible.
 CHUNK_WEIGHTS = 256 * 1024
+# Where rows are stored as columns, a chunk takes a piece of each stored row: at least so many bytes, if memory allows,
+# for a call each. Not a power of two, so that the pieces of one band are not in each other's way in the caches.
+PIECE_BYTES = 65 * 64
+BAND = 64  # stored rows
 
 # Bytes of scratch that unpacking takes for each weight: its code, float32 in two orders, its scale and zero point.
 _UNPACKING_BYTES = 24
@@ -94,7 +98,7 @@ def _runs(tensor: PlannedTensor, budget: int) -> Iterator[tuple[Stored | Compute
     within_budget = max(1, budget // _row_bytes(tensor))
     part_row = 0
     for part in tensor.parts:
-        most = min(within_budget, max(1, CHUNK_WEIGHTS // columns, _worth_reading(part)))
+        most = min(within_budget, max(1, CHUNK_WEIGHTS // columns, _worth_reading(tensor, part)))
         end = part_row + part.n_elements // columns
         together = _rows_together(tensor, part)
         for start in range(part_row, end, together):
@@ -117,31 +121,37 @@ def _rows_together(tensor: PlannedTensor, part: Stored | Computed) -> int:
     return together
 
 
-def _worth_reading(part: Stored | Computed) -> int:
+def _worth_reading(tensor: PlannedTensor, part: Stored | Computed) -> int:
     """Rows that take no longer to read than one."""
-    if isinstance(part, Computed) or isinstance(part.tensor, TensorInfo):
+    if isinstance(part, Computed):
         return 1
-    return part.tensor.rows_together
+    if not isinstance(part.tensor, TensorInfo):
+        return part.tensor.rows_together
+    rows = tensor.rows_of(part)
+    return PIECE_BYTES // (BLOCK_LAYOUTS[part.type].block_bytes * rows.spread) if rows.is_transposed else 1
 
 
 def _row_bytes(tensor: PlannedTensor) -> int:
     """Buffer bytes for one row.
 
     Writing: as read, as much again where values change places, as float32, as encoded. Verifying: as read, as float32,
-    as read back, and that as float32. Values that lie apart are read with what is between them.
+    as read back, and that as float32. Of rows that are stored as columns one band at a time is as it was read, with
+    what lies between the values.
     """
     if not tensor.n_elements:
         return 0
-    return max((_weight_bytes(tensor, part) for part in tensor.parts), default=0) * tensor.matrix[1]
+    return max((_part_row_bytes(tensor, part) for part in tensor.parts), default=0)
 
 
-def _weight_bytes(tensor: PlannedTensor, part: Stored | Computed) -> int:
+def _part_row_bytes(tensor: PlannedTensor, part: Stored | Computed) -> int:
+    columns = tensor.matrix[1]
     if isinstance(part, Computed):
-        return 16
+        return 16 * columns
     rows = tensor.rows_of(part)
-    if isinstance(part.tensor, TensorInfo):
-        return 12 + 4 * rows.spread
-    return 16 + _UNPACKING_BYTES * most_read(part.tensor, rows)
+    if not isinstance(part.tensor, TensorInfo):
+        return (16 + _UNPACKING_BYTES * most_read(part.tensor, rows)) * columns
+    as_read = min(BAND, columns) * rows.spread if rows.is_transposed else columns
+    return 12 * columns + 4 * as_read
 
 
 def run(work: Callable[[Chunk, Buffers], None], chunks: Iterable[Chunk], threads: int) -> None:

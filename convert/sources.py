@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.convert.chunks import Buffers, Chunk
+from llmkit.convert.chunks import BAND, Buffers, Chunk
 from llmkit.convert.packed.reader import Inputs, Reader, read_at
 from llmkit.convert.packed.views import read_view
 from llmkit.convert.plan import Computed, PlannedTensor, Stored
@@ -84,17 +84,24 @@ def _read_runs(
 def _read_transposed(
     source: TensorInfo, rows: Matrix, starts: NDArray[np.int64], descriptor: int, buffers: Buffers
 ) -> NDArray[np.uint8]:
-    """Rows that are columns in the source: there, one row after the other is read as far as it is needed."""
+    """Rows that are columns in the source: there, one row after the other is read as far as it is needed.
+
+    After every band of such rows, which stays in the caches, what was read is turned.
+    """
     columns, n_rows = rows.columns.size, len(starts)
     item = BLOCK_LAYOUTS[TensorType[source.dtype]].block_bytes
+    word = np.dtype(f"u{item}")
     span = (n_rows - 1) * rows.spread + 1
-    raw = buffers.get("raw", columns * span * item).reshape(columns, span * item)
-    for column in range(columns):
-        first = int(starts[0]) + column * rows.columns.stride
-        read_at(descriptor, raw[column], source, source.offset + first * item)
-    ordered = buffers.get("ordered", n_rows * columns * item).reshape(n_rows, columns, item)
-    np.copyto(ordered, raw.reshape(columns, span, item)[:, :: rows.spread].swapaxes(0, 1))
-    return ordered.reshape(n_rows, columns * item)
+    raw = buffers.get("raw", min(BAND, columns) * span * item).reshape(-1, span * item)
+    ordered = buffers.get("ordered", n_rows * columns * item).view(word).reshape(n_rows, columns)
+    shown = raw.view(word)[:, :: rows.spread].T
+    offset, step = source.offset + int(starts[0]) * item, rows.columns.stride * item
+    for left in range(0, columns, BAND):
+        right = min(left + BAND, columns)
+        for column in range(left, right):
+            read_at(descriptor, raw[column - left], source, offset + column * step)
+        np.copyto(ordered[:, left:right], shown[:, : right - left])
+    return ordered.view(np.uint8)
 
 
 def read_values(chunk: Chunk, stored: NDArray[np.uint8], buffers: Buffers) -> NDArray[np.float32]:
