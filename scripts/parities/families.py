@@ -281,6 +281,29 @@ _GPT_OSS: Final[dict[str, Any]] = {
     },
 }
 
+# A window of 16 tokens on either side shows in 64.
+_MODERNBERT: Final[dict[str, Any]] = {
+    **_ENCODER,
+    "num_hidden_layers": 5,
+    "local_attention": 32,
+    "pad_token_id": 0,
+    "cls_token_id": None,
+    "sep_token_id": None,
+}
+
+
+def _published_modernbert(tensors: Tensors, config: dict[str, Any]) -> tuple[Tensors, dict[str, Any]]:
+    """The keys of transformers 4, and the names below the model with a head that published checkpoints have."""
+    newer = ("rope_parameters", "layer_types", "architectures")
+    older = {
+        "architectures": ["ModernBertForMaskedLM"],
+        "global_attn_every_n_layers": 2,
+        "global_rope_theta": 160000.0,
+        "local_rope_theta": 10000.0,
+    }
+    kept = {key: value for key, value in config.items() if key not in newer}
+    return {f"model.{name}": tensor for name, tensor in tensors.items()}, {**kept, **older}
+
 
 FAMILIES: Final[dict[str, Row]] = {
     "arcee": Row("ArceeConfig", {"rope_parameters": {**_YARN, "rope_theta": 10000.0, "mscale": 1.0}}),
@@ -533,6 +556,14 @@ FAMILIES: Final[dict[str, Row]] = {
     "mistral": Row("MistralConfig", {"sliding_window": None}),
     "mixtral": Row("MixtralConfig", MIXTURE),
     "mixtral, joined experts": Row("MixtralConfig", MIXTURE, rewrite=join_experts),
+    "modernbert": Row("ModernBertConfig", _MODERNBERT, auto="AutoModel", encoder=True),
+    "modernbert, published config": Row(
+        "ModernBertConfig",
+        _MODERNBERT | {"global_attn_every_n_layers": 2},
+        auto="AutoModel",
+        rewrite=_published_modernbert,
+        encoder=True,
+    ),
     "nemotron": Row("NemotronConfig", spread=0.1),
     "nemotron, biases": Row(
         "NemotronConfig",

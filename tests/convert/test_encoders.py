@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from llmkit.convert.archs import ConfigReader, bert, nomic_bert, roberta
+from llmkit.convert.archs import ConfigReader, bert, modernbert, nomic_bert, roberta
 from llmkit.convert.archs.pooling import read_pooling
 from llmkit.errors import FormatError, LlmkitError, UnsupportedError
 
@@ -144,3 +145,34 @@ def test_both_configs_of_nomic(tmp_path: Path) -> None:
 def test_nomic_that_llama_cpp_does_not_compute(changes: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(LlmkitError, match=next(iter(changes)) if "fraction" not in str(changes) else "rotates whole"):
         nomic_bert.FAMILY.read_hparams(config(tmp_path, NOMIC, **changes))
+
+
+def test_attention_of_modernbert(tmp_path: Path) -> None:
+    def pattern(**changes: Any) -> Any:
+        found = modernbert.FAMILY.read_hparams(config(tmp_path, {**CONFIG, "num_hidden_layers": 5}, **changes))
+        window, pattern = (found.extra.get(f"attention.sliding_window{suffix}") for suffix in ("", "_pattern"))
+        assert (window is None) == (pattern is None)
+        return None if pattern is None else pattern.data
+
+    wide, near = "full_attention", "sliding_attention"
+    assert pattern() == 3
+    assert pattern(global_attn_every_n_layers=2) == 2
+    assert pattern(layer_types=[wide, near, wide, near, wide]) == 2
+    assert pattern(layer_types=[wide, near, near, near, near]) == 5
+    assert np.array_equal(pattern(layer_types=[wide, wide, near, near, near]), [False, False, True, True, True])
+    assert pattern(layer_types=[wide] * 5) is None
+    assert pattern(global_attn_every_n_layers=1) is None
+    for types in ([wide], [wide, near, wide, near, "chunked"], "full_attention", [near] * 5):
+        with pytest.raises(FormatError, match="layer_types"):
+            pattern(layer_types=types)
+
+
+def test_modernbert_that_llama_cpp_does_not_compute(tmp_path: Path) -> None:
+    changes: list[dict[str, Any]] = [
+        {"norm_bias": True},
+        {"hidden_activation": "relu"},
+        {"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 2.0}}},
+    ]
+    for change in changes:
+        with pytest.raises(FormatError):
+            modernbert.FAMILY.read_hparams(config(tmp_path, CONFIG, **change))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Tokenizer, processors
 
 from llmkit.convert.tokenizer import tokenizer_metadata
 from tests.convert import trained
@@ -137,3 +137,27 @@ def test_added_tokens(tmp_path: Path) -> None:
         assert encoded == {True: [], False: []}
         assert not vocabulary.adds_bos()
         assert vocabulary.piece(hf.token_to_id("été")) == "été".encode()
+
+
+def test_roberta(tmp_path: Path) -> None:
+    """Byte-level BPE with a token before and one behind every text, as RoBERTa's post-processor has it."""
+    hf = trained.train_byte_level(tmp_path, byte_level(use_regex=True), template=False)
+    first, last = ((token, hf.token_to_id(token)) for token in trained.SPECIAL[:2])
+    hf.post_processor = processors.RobertaProcessing(last, first, add_prefix_space=False)
+    hf.save(str(tmp_path / "tokenizer.json"))
+    tokens = {
+        "bos_token": trained.SPECIAL[0],
+        "cls_token": trained.SPECIAL[0],
+        "eos_token": trained.SPECIAL[1],
+        "sep_token": trained.SPECIAL[1],
+    }
+    trained.write_json(tmp_path / "tokenizer_config.json", tokens)
+    metadata = tokenizer_metadata(tmp_path, hf.get_vocab_size(), {})
+    assert metadata["tokenizer.ggml.add_sep_token"].data is True
+    with LlamaVocabulary(metadata, tmp_path / "v.gguf") as vocabulary:
+        assert not differences(
+            [*plain_texts(), *texts_with(list(trained.SPECIAL))],
+            lambda text: vocabulary.encode(text, add_special=True),
+            lambda text: list(hf.encode(text).ids),
+        )
+        assert vocabulary.encode("", add_special=True) == [first[1], last[1]]

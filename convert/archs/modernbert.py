@@ -1,0 +1,111 @@
+"""ModernBERT: rotary positions, gated MLPs, no biases; two of three blocks attend to the tokens near them only."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from llmkit.convert.archs import blocks, encoders
+from llmkit.convert.archs.config import ConfigReader, excerpt
+from llmkit.convert.archs.hparams import HParams
+from llmkit.convert.archs.pooling import read_pooling
+from llmkit.convert.archs.rope import read_rope
+from llmkit.convert.archs.rules import Family, tensor
+from llmkit.errors import FormatError
+from llmkit.formats.gguf import Value, ValueType, array, f32, string, u32
+
+LAYER = "layers.{i}."
+_GLOBAL: Final = "full_attention"
+_LOCAL: Final = "sliding_attention"
+_HEAD_POOLING: Final = {"mean": 1, "cls": 2}  # llama.h, `enum llama_pooling_type`
+
+
+def read_hparams(config: ConfigReader) -> HParams:
+    """Hyper-parameters; what config.json leaves out has the default of transformers' ModernBertConfig."""
+    config.require("hidden_activation", ("gelu",), "gelu")
+    for key in ("attention_bias", "mlp_bias", "norm_bias"):
+        if config.boolean(key, False):
+            raise FormatError(config.path, f"{key} is true; this architecture has no biases")
+    heads = blocks.Heads(config)
+    layers = _local_layers(config)
+    rope, near = (
+        read_rope(config, theta=config.number(older, theta), layers=layer)
+        for layer, older, theta in ((_GLOBAL, "global_rope_theta", 160000.0), (_LOCAL, "local_rope_theta", 10000.0))
+    )
+    for found in (rope, near):
+        if found.scaling != "default":
+            raise FormatError(config.path, f"rope_type {excerpt(found.scaling)}: this architecture has no scaling")
+    extra: dict[str, Value] = {
+        "rope.freq_base_swa": f32(near.theta),
+        "rope.scaling.type": string("none"),
+        "hidden_activation": string("gelu"),
+    }
+    if any(layers):  # llama.cpp ends the process where there is a window and no block has it
+        window = config.integer("local_attention", 128)
+        extra |= {"attention.sliding_window": u32(window), "attention.sliding_window_pattern": _pattern(layers)}
+    head = config.values.get("classifier_pooling")
+    if head in _HEAD_POOLING:  # of the head that scores texts; it is left out, as the one that predicts tokens is
+        extra["classifier.pooling_type"] = u32(_HEAD_POOLING[head])
+    return HParams(
+        n_layers=config.integer("num_hidden_layers"),
+        n_embd=config.integer("hidden_size"),
+        n_ff=config.integer("intermediate_size"),
+        n_heads=heads.n_heads,
+        n_kv_heads=heads.n_kv_heads,
+        head_dim=heads.head_dim,
+        n_vocab=config.integer("vocab_size"),
+        n_context=config.integer("max_position_embeddings", 8192),
+        norm_eps=config.number("norm_eps", 1e-5),
+        rope=rope,
+        tied_embeddings=True,
+        causal=False,
+        pooling=read_pooling(config.path.parent),
+        extra=extra,
+    )
+
+
+def _local_layers(config: ConfigReader) -> tuple[bool, ...]:
+    """For each block, whether it attends to the tokens near it only; the first and every third from there do not."""
+    n_layers = config.integer("num_hidden_layers")
+    types = config.values.get("layer_types")
+    if types is None:
+        every = config.integer("global_attn_every_n_layers", 3)
+        return tuple(i % every != 0 for i in range(n_layers))
+    if not isinstance(types, list) or len(types) != n_layers or not all(t in (_GLOBAL, _LOCAL) for t in types):
+        raise FormatError(
+            config.path, f"layer_types must name {_GLOBAL} or {_LOCAL} for {n_layers} blocks: {excerpt(types)}"
+        )
+    if _GLOBAL not in types:
+        raise FormatError(config.path, f"layer_types: no block has {_GLOBAL}, which llama.cpp needs one for")
+    return tuple(kind == _LOCAL for kind in types)
+
+
+def _pattern(layers: tuple[bool, ...]) -> Value:
+    """Every how many blocks one attends to the whole text, the first being such; else the blocks one by one."""
+    wide = [i for i, is_local in enumerate(layers) if not is_local]
+    every = wide[1] if len(wide) > 1 else len(layers)
+    return u32(every) if wide == list(range(0, len(layers), every)) else array(ValueType.BOOL, layers)
+
+
+FAMILY = Family(
+    model_type="modernbert",
+    architectures=("ModernBertModel", "ModernBertForMaskedLM"),
+    gguf_architecture="modern-bert",
+    read_hparams=read_hparams,
+    tensors=(
+        *blocks.embedding("embeddings.tok_embeddings"),
+        *blocks.norm("token_embd_norm", "embeddings.norm"),
+        # The first block attends to what the norm of the embeddings gives.
+        tensor("attn_norm.weight", lambda h: (h.n_embd,), LAYER + "attn_norm.weight", blocks=lambda h, i: i > 0),
+        tensor(
+            "attn_qkv.weight", lambda h: (blocks.queries(h) + 2 * blocks.keys(h), h.n_embd), LAYER + "attn.Wqkv.weight"
+        ),
+        *blocks.linear("attn_output", blocks.embd, blocks.queries, LAYER + "attn.Wo"),
+        *blocks.norm("ffn_norm", LAYER + "mlp_norm"),
+        *blocks.linear("ffn_up", lambda h: 2 * h.n_ff, blocks.embd, LAYER + "mlp.Wi"),
+        *blocks.linear("ffn_down", blocks.embd, blocks.ff, LAYER + "mlp.Wo"),
+        *blocks.norm("output_norm", "final_norm"),
+    ),
+    unused=(r"(head|decoder)\..*",),
+    prefixes=(("model.", ""),),
+    notes=encoders.notes,
+)
