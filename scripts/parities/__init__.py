@@ -1,7 +1,7 @@
 """Every model family on a tiny random model: llmkit's files against transformers and llama.cpp's own converter.
 
 checking   one family from its row to a verdict
-families   the table: one row a family
+families   the table: one row a family; row says what is in one, settings what several share
 tiny       makes the model of a row, with sentencepieces for tokenizers of that kind
 rewrites   checkpoints of families that transformers does not have, made of others'
 published  checkpoints as published, where transformers now saves others

@@ -9,8 +9,8 @@ from pathlib import Path
 import llmkit
 from llmkit.types import TensorType
 from parities.back import compare_way_back
-from parities.families import Row
 from parities.logits import LogitsResult, compare_logits
+from parities.row import Row
 from parities.states import StatesResult, compare_states
 from parities.tiny import make
 from parities.tokens import compare_tokens

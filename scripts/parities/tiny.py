@@ -16,7 +16,7 @@ from make_checkpoint import CONTROL_TOKEN, metadata, packaged_gguf, write_tokeni
 from minilm_weights import minilm_checkpoint
 
 from parities import sentencepieces
-from parities.families import SIZES, Row
+from parities.row import SIZES, Row
 from tests.convert.trained import train_unigram
 
 # Parameters whose start values say something: they keep them, with some noise.
