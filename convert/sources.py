@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.convert.chunks import BAND, Buffers, Chunk
-from llmkit.convert.packed.reader import Inputs, Reader, read_at
+from llmkit.convert.packed.reader import Inputs, Reader, read_at, read_into
 from llmkit.convert.packed.views import read_view
 from llmkit.convert.plan import Computed, PlannedTensor, Stored
 from llmkit.convert.transforms import Map, Matrix
@@ -94,12 +94,13 @@ def _read_transposed(
     span = (n_rows - 1) * rows.spread + 1
     raw = buffers.get("raw", min(BAND, columns) * span * item).reshape(-1, span * item)
     ordered = buffers.get("ordered", n_rows * columns * item).view(word).reshape(n_rows, columns)
+    pieces = [piece.data for piece in raw]
     shown = raw.view(word)[:, :: rows.spread].T
     offset, step = source.offset + int(starts[0]) * item, rows.columns.stride * item
     for left in range(0, columns, BAND):
         right = min(left + BAND, columns)
         for column in range(left, right):
-            read_at(descriptor, raw[column - left], source, offset + column * step)
+            read_into(descriptor, pieces[column - left], source, offset + column * step)
         np.copyto(ordered[:, left:right], shown[:, : right - left])
     return ordered.view(np.uint8)
 

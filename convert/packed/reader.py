@@ -29,7 +29,11 @@ _READ_AS: Final[dict[str, np.dtype[Any]]] = {
 
 def read_at(descriptor: int, buffer: NDArray[np.uint8], source: TensorInfo, offset: int) -> None:
     """Fill `buffer` from `offset` of the open file that holds `source`. Raises FormatError."""
-    view = buffer.data
+    read_into(descriptor, buffer.data, source, offset)
+
+
+def read_into(descriptor: int, view: memoryview, source: TensorInfo, offset: int) -> None:
+    """The same for bytes that are seen as such: many small pieces then take less time."""
     while view:
         try:
             n = os.preadv(descriptor, [view], offset)
