@@ -9,7 +9,9 @@ computes the attention factor from them and multiplies it by `rope.scaling.attn_
 from __future__ import annotations
 
 import math
-from typing import Final
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
 
 from llmkit.convert.archs import Rope, excerpt
 from llmkit.errors import FormatError, UnsupportedError
@@ -60,14 +62,80 @@ def yarn_keys(architecture: str, rope: Rope, n_context: int, notes: list[str]) -
     for name in _BETAS:
         if rope.parameters.get(name) is not None:
             keys[f"rope.scaling.yarn_{name}"] = f32(rope.number(name))
+    return keys | _attention_keys(architecture, rope, factor)
+
+
+def _attention_keys(architecture: str, rope: Rope, factor: float) -> dict[str, Value]:
+    """The keys that say what multiplies the rotated queries and keys, and what scales attention."""
     if architecture in _LATENT:
-        return keys | _latent_factors(rope, factor)
+        return _latent_factors(rope, factor)
     computed = _growth(factor, 1.0)
+    keys = {}
     if architecture in _READ_MULTIPLIER and rope.parameters.get("mscale_all_dim"):
         multiplier = _bounded(rope, "mscale_all_dim")
         keys["rope.scaling.yarn_log_multiplier"] = f32(multiplier)
         computed /= _growth(factor, multiplier)
     return keys | _attention_factor(_attention(rope, factor) / computed)
+
+
+def yarn_parameters(architecture: str, path: Path, stated: Mapping[str, float]) -> dict[str, Any]:
+    """`yarn_keys` backwards: the parameters, as config.json has them, of which these keys would be made.
+
+    stated: the numbers in the file at `path`, by their keys without `rope.scaling.` in front; `factor` is one of them.
+
+    Raises FormatError for a factor that makes no sense, UnsupportedError for keys of which no parameters are known.
+    """
+    factor = stated["factor"]
+    if factor < 1:
+        raise FormatError(path, f"metadata rope.scaling.factor {factor:g} must be at least 1")
+    names = {
+        "factor": "factor",
+        "original_context_length": "original_max_position_embeddings",
+        **{f"yarn_{name}": name for name in _BETAS},
+    }
+    usual = {name: stated[key] for key, name in names.items() if key in stated}
+    multiplier = stated.get("yarn_log_multiplier", 0.0) if architecture in (*_LATENT, *_READ_MULTIPLIER) else 0.0
+    wanted = {} if not multiplier else {"rope.scaling.yarn_log_multiplier": f32(multiplier)}
+    given = stated.get("attn_factor", 1.0)
+    wanted |= _attention_factor(given)
+    for parameters in _attention_parameters(architecture, factor, given, multiplier):
+        rope = Rope(path, 1.0, "yarn", {**usual, **parameters})
+        if _attention_keys(architecture, rope, factor) == wanted:
+            return rope.parameters
+    raise UnsupportedError(
+        f"{path}: metadata rope.scaling.attn_factor {given:g} and yarn_log_multiplier {multiplier:g}; config.json "
+        "could not say the same"
+    )
+
+
+def _attention_parameters(
+    architecture: str, factor: float, given: float, multiplier: float
+) -> Iterator[dict[str, float]]:
+    """What config.json may say for these keys, the simplest first."""
+    growing = 0.1 * math.log(factor)
+    if architecture in _LATENT:
+        rotated = given if multiplier else given * _growth(factor, 1.0)
+        scaled = rotated * _growth(factor, 10 * multiplier)
+        whole = (scaled - 1) / growing if growing else 0.0
+    elif multiplier < 0:
+        return
+    else:
+        rotated = given * _growth(factor, 1.0) / _growth(factor, multiplier)
+        whole = multiplier
+    if abs(whole) < 1e-5:
+        yield {}
+        yield {"attention_factor": float(f"{rotated:.6g}")}
+        yield {"attention_factor": rotated}
+    for digits in (6, 17):
+        alike = float(f"{whole:.{digits}g}")
+        other = (rotated * _growth(factor, alike) - 1) / growing if growing else 0.0
+        other = float(f"{other:.{digits}g}")
+        if not 1 / _LARGEST <= alike <= _LARGEST:
+            return
+        if 1 / _LARGEST <= other <= _LARGEST:
+            yield {"mscale": other, "mscale_all_dim": alike}
+        yield {"mscale_all_dim": alike}
+        yield {"mscale_all_dim": alike, "attention_factor": rotated}
 
 
 def _attention(rope: Rope, factor: float) -> float:

@@ -59,7 +59,7 @@ from llmkit.convert.archs import (
     xlm_roberta,
 )
 from llmkit.convert.archs.config import ConfigReader, excerpt
-from llmkit.convert.archs.hparams import Experts, HParams, StateSpace
+from llmkit.convert.archs.hparams import Experts, HParams, LacksPartError, LatentAttention, StateSpace
 from llmkit.convert.archs.rope import Rope
 from llmkit.convert.archs.rules import Family, Presence, Source, TensorRule
 from llmkit.errors import FormatError, UnsupportedError
@@ -70,6 +70,8 @@ __all__ = [
     "Experts",
     "Family",
     "HParams",
+    "LacksPartError",
+    "LatentAttention",
     "Presence",
     "Rope",
     "Source",

@@ -10,7 +10,7 @@ from typing import Any
 
 from llmkit.convert.archs import gelu
 from llmkit.convert.archs.config import ConfigReader, excerpt
-from llmkit.convert.archs.hparams import Experts, HParams
+from llmkit.convert.archs.hparams import Experts, HParams, LacksPartError
 from llmkit.convert.archs.rope import Rope, read_rope, write_rope
 from llmkit.convert.archs.rules import Arrangement, Presence, Source, TensorRule, required, tensor, untied
 from llmkit.convert.transforms import Map, View
@@ -45,7 +45,8 @@ def ff(h: HParams) -> int:
 
 def experts_of(h: HParams) -> Experts:
     """The mixture of experts of a model that has one."""
-    assert h.experts is not None, "rules of experts in a family without"
+    if h.experts is None:
+        raise LacksPartError("experts")
     return h.experts
 
 
@@ -389,6 +390,12 @@ def write_decoder(h: HParams) -> dict[str, Any]:
         "attention_bias": h.attention_bias,
         "mlp_bias": h.mlp_bias,
     }
+
+
+def extra_integer(h: HParams, key: str) -> int | None:
+    """A number that only files of this family state; None if there is none, or something else."""
+    found = h.extra.get(key)
+    return found.data if found is not None and isinstance(found.data, int) else None
 
 
 def read_experts(

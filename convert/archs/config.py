@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
 
 from llmkit.errors import FormatError, UnsupportedError
 
@@ -91,6 +94,13 @@ class ConfigReader:
         if default is None:
             raise FormatError(self.path, f"{key} is missing")
         return default
+
+
+def plainest(value: float, stated: Callable[[float], float]) -> float:
+    """The number of fewest digits for which `stated`, what a file says for it, is as for `value` in float32."""
+    wanted = np.float32(stated(value))
+    candidates = (float(f"{value:.{digits}g}") for digits in range(1, 17))
+    return next((number for number in candidates if number and np.float32(stated(number)) == wanted), value)
 
 
 def excerpt(value: object, length: int = 60) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llmkit.convert.archs import blocks
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import Experts, HParams, LatentAttention
-from llmkit.convert.archs.latent import absorbed_expansion, latent_attention, rank_keys, read_latent
+from llmkit.convert.archs.latent import absorbed_expansion, latent_attention, rank_keys, read_latent, write_latent
 from llmkit.convert.archs.rope import read_rope
 from llmkit.convert.archs.rules import Family, TensorRule
 from llmkit.errors import FormatError, UnsupportedError
@@ -78,6 +80,36 @@ def read_deepseek(
             **groups,
         },
     )
+
+
+def write_deepseek(h: HParams) -> dict[str, Any]:
+    """`read_deepseek` backwards, with the experts."""
+    experts = blocks.experts_of(h)
+    return {
+        **blocks.write_decoder(h),
+        **write_latent(h),
+        "n_routed_experts": experts.n_experts,
+        "num_experts_per_tok": experts.n_used,
+        "moe_intermediate_size": blocks.expert_ff(h),
+        "n_shared_experts": experts.n_shared,
+        "routed_scaling_factor": 1.0 if experts.weights_scale is None else experts.weights_scale,
+        "norm_topk_prob": bool(experts.weights_norm),
+        "first_k_dense_replace": experts.n_dense_layers or 0,
+        "moe_layer_freq": 1,
+    }
+
+
+def write_groups(h: HParams) -> dict[str, Any]:
+    """`expert_groups` backwards; a file that says nothing has one group."""
+    keys = {"n_group": "expert_group_count", "topk_group": "expert_group_used_count"}
+    return {name: blocks.extra_integer(h, key) or 1 for name, key in keys.items()}
+
+
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards."""
+    grouped = blocks.extra_integer(h, "expert_group_count") is not None
+    choice = {"topk_method": BY_BEST, **write_groups(h)} if grouped else {"topk_method": "greedy"}
+    return {**write_deepseek(h), "scoring_func": "softmax", **choice}
 
 
 def dense_layers(config: ConfigReader, default: int) -> int:
@@ -164,4 +196,6 @@ FAMILY = Family(
     read_hparams=read_hparams,
     tensors=tensors(),
     notes=notes,
+    write_config=write_config,
+    wrote=lambda h: blocks.experts_of(h).gating != "sigmoid",
 )

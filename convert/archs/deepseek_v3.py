@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llmkit.convert.archs import blocks
 from llmkit.convert.archs.config import ConfigReader
-from llmkit.convert.archs.deepseek_v2 import dense_layers, expert_groups, has_experts, read_deepseek, tensors
+from llmkit.convert.archs.deepseek_v2 import (
+    dense_layers,
+    expert_groups,
+    has_experts,
+    read_deepseek,
+    tensors,
+    write_deepseek,
+    write_groups,
+)
 from llmkit.convert.archs.hparams import Experts, HParams
 from llmkit.convert.archs.latent import read_latent
 from llmkit.convert.archs.rules import Family, tensor
@@ -33,6 +43,17 @@ def read_hparams(config: ConfigReader) -> HParams:
     return read_deepseek(config, latent, experts, expert_groups(config, experts, 8, 4), n_context=4096)
 
 
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards; the layers that predict further tokens are not in the file."""
+    return {
+        **write_deepseek(h),
+        **write_groups(h),
+        "scoring_func": "sigmoid",
+        "topk_method": "noaux_tc",
+        "num_nextn_predict_layers": 0,
+    }
+
+
 _correction = tensor(
     "exp_probs_b.bias",
     lambda h: (blocks.experts_of(h).n_experts,),
@@ -46,5 +67,7 @@ FAMILY = Family(
     gguf_architecture="deepseek2",
     read_hparams=read_hparams,
     tensors=tensors(_correction),
+    write_config=write_config,
+    wrote=lambda h: blocks.experts_of(h).gating == "sigmoid",
     further_layers=r"model\.layers\.(\d{1,6})\..*",
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llmkit.convert.archs import blocks
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
@@ -32,11 +34,23 @@ def read_hparams(config: ConfigReader) -> HParams:
     )
 
 
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards."""
+    found = blocks.write_decoder(h)
+    names = {
+        "num_hidden_layers": "num_layers",
+        "rms_norm_eps": "layer_norm_epsilon",
+        "hidden_act": "activation_function",
+    }
+    return {names.get(key, key): value for key, value in found.items()}
+
+
 FAMILY = Family(
     model_type="exaone",
     architectures=("ExaoneForCausalLM",),
     gguf_architecture="exaone",
     read_hparams=read_hparams,
+    write_config=write_config,
     tensors=(
         *blocks.embedding("transformer.wte"),
         *blocks.norm("attn_norm", _BLOCK + "ln_1"),

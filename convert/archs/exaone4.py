@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from llmkit.convert.archs import blocks
 from llmkit.convert.archs.config import ConfigReader, excerpt
@@ -31,6 +31,16 @@ def read_hparams(config: ConfigReader) -> HParams:
             f"architecture with windows if it has {_LAYERS_WITH_WINDOWS} layers, and without if not"
         )
     return replace(h, sliding_window=window, sliding_layers=None if window is None else layers)
+
+
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards."""
+    found = blocks.write_decoder(h)
+    if h.n_layers != _LAYERS_WITH_WINDOWS:
+        return {**found, "sliding_window": None, **blocks.write_sliding_layers((False,) * h.n_layers)}
+    # What llama.cpp computes where the file says nothing.
+    layers = h.sliding_layers or tuple((i + 1) % 4 != 0 for i in range(h.n_layers))
+    return {**found, "sliding_window": h.sliding_window or 4096, **blocks.write_sliding_layers(layers)}
 
 
 def _window(config: ConfigReader) -> int | None:
@@ -63,6 +73,7 @@ FAMILY = Family(
     architectures=("Exaone4ForCausalLM",),
     gguf_architecture="exaone4",
     read_hparams=read_hparams,
+    write_config=write_config,
     tensors=(
         *blocks.embedding(),
         *blocks.attention(),

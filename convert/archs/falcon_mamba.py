@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from llmkit.convert.archs import mamba
 from llmkit.convert.archs.config import ConfigReader
@@ -27,6 +28,11 @@ def notes(config: ConfigReader, hparams: HParams) -> tuple[str, ...]:
     )
 
 
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards; llama.cpp has one epsilon."""
+    return {**mamba.write_config(h), "mixer_rms_eps": h.rms_eps}
+
+
 FAMILY = Family(
     model_type="falcon_mamba",
     architectures=("FalconMambaForCausalLM",),
@@ -34,4 +40,6 @@ FAMILY = Family(
     read_hparams=read_hparams,
     tensors=mamba.TENSORS,
     notes=notes,
+    write_config=write_config,
+    wrote=lambda h: bool(mamba.states_of(h).normed),
 )

@@ -9,6 +9,13 @@ from llmkit.convert.archs.rope import Rope
 from llmkit.formats.gguf import Value
 
 
+class LacksPartError(LookupError):
+    """A rule is of a part that the hyper-parameters do not have: they are those of another family.
+
+    A config.json always leads to what its family's rules ask for; a GGUF file of a shared architecture may not.
+    """
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experts:
     """A mixture of experts in place of the MLP, in numbers of experts and weights.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llmkit.convert.archs import blocks
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
@@ -20,6 +22,11 @@ def read_hparams(config: ConfigReader) -> HParams:
             f"{config.path}: tie_word_embeddings is true; llama.cpp needs an output matrix for this architecture"
         )
     return blocks.read_decoder(config, n_context=2048)
+
+
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards."""
+    return {**blocks.write_decoder(h), "bias": False}
 
 
 def _per_group(h: HParams, stored: View) -> View:
@@ -57,6 +64,7 @@ FAMILY = Family(
     architectures=("InternLM2ForCausalLM",),
     gguf_architecture="internlm2",
     read_hparams=read_hparams,
+    write_config=write_config,
     tensors=(
         *blocks.embedding("model.tok_embeddings"),
         *blocks.norm("attn_norm", _BLOCK + "attention_norm"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from llmkit.convert.archs import blocks
 from llmkit.convert.archs.config import ConfigReader
-from llmkit.convert.archs.hparams import HParams, LatentAttention
+from llmkit.convert.archs.hparams import HParams, LacksPartError, LatentAttention
 from llmkit.convert.archs.rules import Source, TensorRule, tensor, when
 from llmkit.convert.transforms import View
 from llmkit.errors import FormatError
@@ -49,9 +50,23 @@ def rank_keys(latent: LatentAttention) -> dict[str, Value]:
     }
 
 
+def write_latent(h: HParams) -> dict[str, Any]:
+    """`read_latent` backwards."""
+    latent = latent_of(h)
+    return {
+        "num_key_value_heads": h.n_heads,
+        "q_lora_rank": latent.q_rank,
+        "kv_lora_rank": latent.kv_rank,
+        "qk_nope_head_dim": latent.n_plain,
+        "qk_rope_head_dim": latent.n_rotated,
+        "v_head_dim": latent.n_values,
+    }
+
+
 def latent_of(h: HParams) -> LatentAttention:
     """The latent attention of a model that has it."""
-    assert h.latent is not None, "rules of latent attention in a family without"
+    if h.latent is None:
+        raise LacksPartError("latent attention")
     return h.latent
 
 

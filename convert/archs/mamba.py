@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from llmkit.convert.archs import blocks
 from llmkit.convert.archs.config import ConfigReader
-from llmkit.convert.archs.hparams import HParams, StateSpace
+from llmkit.convert.archs.hparams import HParams, LacksPartError, StateSpace
 from llmkit.convert.archs.rules import Family, Presence, Source, TensorRule, tensor
 from llmkit.convert.transforms import Map
 from llmkit.errors import UnsupportedError
@@ -62,9 +62,35 @@ def read_state_space(config: ConfigReader, states: StateSpace, *, n_embd: int, n
     )
 
 
+def write_state_space(h: HParams) -> dict[str, Any]:
+    """`read_state_space` backwards, with what all of these models call the same."""
+    states = states_of(h)
+    whole, rest = divmod(states.n_inner, h.n_embd)
+    return {
+        "vocab_size": h.n_vocab,
+        "hidden_size": h.n_embd,
+        "num_hidden_layers": h.n_layers,
+        "expand": states.n_inner / h.n_embd if rest else whole,
+        "intermediate_size": states.n_inner,
+        "conv_kernel": states.n_convolved,
+        "state_size": states.n_state,
+        "hidden_act": "silu",
+        "use_bias": False,
+        "use_conv_bias": True,
+        "layer_norm_epsilon": h.rms_eps,
+        "tie_word_embeddings": h.tied_embeddings,
+    }
+
+
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards."""
+    return {**write_state_space(h), "time_step_rank": states_of(h).rank}
+
+
 def states_of(h: HParams) -> StateSpace:
     """The state-space layers of a model that has them."""
-    assert h.states is not None, "rules of state-space layers in a family without"
+    if h.states is None:
+        raise LacksPartError("state-space layers")
     return h.states
 
 
@@ -110,4 +136,6 @@ FAMILY = Family(
     gguf_architecture="mamba",
     read_hparams=read_hparams,
     tensors=TENSORS,
+    write_config=write_config,
+    wrote=lambda h: not states_of(h).normed,
 )

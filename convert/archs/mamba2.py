@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llmkit.convert.archs import blocks
 from llmkit.convert.archs.config import ConfigReader, excerpt
 from llmkit.convert.archs.hparams import HParams, StateSpace
-from llmkit.convert.archs.mamba import LAYER, MIXER, convolution, inner, inner_width, read_state_space, states_of
+from llmkit.convert.archs.mamba import (
+    LAYER,
+    MIXER,
+    convolution,
+    inner,
+    inner_width,
+    read_state_space,
+    states_of,
+    write_state_space,
+)
 from llmkit.convert.archs.rules import Family, Source, tensor
 from llmkit.convert.transforms import Map
 from llmkit.errors import FormatError, UnsupportedError
@@ -37,6 +48,17 @@ def read_hparams(config: ConfigReader) -> HParams:
         n_groups=n_groups,
     )
     return read_state_space(config, states, n_embd=n_embd, n_layers=64, tied=False)
+
+
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards."""
+    states = states_of(h)
+    return {
+        **write_state_space(h),
+        "num_heads": states.rank,
+        "head_dim": states.n_inner // states.rank,
+        "n_groups": states.n_groups or 1,
+    }
 
 
 def _is_no_limit(limits: object) -> bool:
@@ -80,5 +102,6 @@ FAMILY = Family(
         *blocks.norm("output_norm", "backbone.norm_f"),
         *blocks.head(),
     ),
+    write_config=write_config,
     prefixes=(("model.backbone.", "backbone."), ("model.lm_head.", "lm_head.")),
 )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 from llmkit.convert.archs import blocks, llama
-from llmkit.convert.archs.config import ConfigReader
+from llmkit.convert.archs.config import ConfigReader, plainest
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rules import Family
 from llmkit.errors import UnsupportedError
@@ -27,6 +28,19 @@ def read_hparams(config: ConfigReader) -> HParams:
     )
 
 
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards; for scales that older files leave out, llama.cpp has those of the first models."""
+    root = math.sqrt(h.n_layers)
+    depth = 1.4 if h.residual_scale is None else plainest(h.residual_scale * root, lambda x: x / root)
+    base = 256 if not h.logit_scale else plainest(h.n_embd / h.logit_scale, lambda x: h.n_embd / x)
+    return {
+        **blocks.write_decoder(h),
+        "scale_emb": 12.0 if h.embedding_scale is None else h.embedding_scale,
+        "scale_depth": depth,
+        "dim_model_base": int(base) if base == int(base) else base,
+    }
+
+
 def notes(config: ConfigReader, hparams: HParams) -> tuple[str, ...]:
     """Long texts may be attended to sparsely."""
     if "sparse_config" in config:
@@ -42,4 +56,5 @@ FAMILY = Family(
     tensors=llama.TENSORS,
     unused=llama.FAMILY.unused,
     notes=notes,
+    write_config=write_config,
 )

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 from llmkit.convert.archs import blocks
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
-from llmkit.convert.archs.latent import expansion, latent_attention, rank_keys, read_latent
+from llmkit.convert.archs.latent import expansion, latent_attention, rank_keys, read_latent, write_latent
 from llmkit.convert.archs.rope import read_rope
 from llmkit.convert.archs.rules import Family
 from llmkit.errors import UnsupportedError
 from llmkit.formats.gguf import u32
 
+# llama.cpp's graph has these numbers in it.
+_SCALES: Final = {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 256}
+
 
 def read_hparams(config: ConfigReader) -> HParams:
     """Hyper-parameters; what config.json leaves out has the default of transformers' MiniCPM3Config."""
     config.require("hidden_act", ("silu", "swish"), "silu")
-    # llama.cpp's graph has these numbers in it.
-    for key, value in (("scale_emb", 12.0), ("scale_depth", 1.4), ("dim_model_base", 256.0)):
+    for key, value in _SCALES.items():
         if config.number(key, value) != value:
             raise UnsupportedError(
                 f"{config.path}: {key} is {config.number(key):g}; llama.cpp computes this architecture with {value:g} "
@@ -55,11 +59,17 @@ def read_hparams(config: ConfigReader) -> HParams:
     )
 
 
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards."""
+    return {**blocks.write_decoder(h), **write_latent(h), **_SCALES}
+
+
 FAMILY = Family(
     model_type="minicpm3",
     architectures=("MiniCPM3ForCausalLM",),
     gguf_architecture="minicpm3",
     read_hparams=read_hparams,
+    write_config=write_config,
     tensors=(
         *blocks.embedding(),
         *blocks.norm("attn_norm", "model.layers.{i}.input_layernorm"),

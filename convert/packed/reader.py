@@ -58,6 +58,12 @@ class Reader:
         read_at(self._inputs[tensor.path], found.view(np.uint8), tensor, tensor.offset + first * kind.itemsize)
         return found
 
+    def bytes(self, tensor: TensorInfo, first: int, count: int) -> NDArray[np.uint8]:
+        """`count` bytes from number `first` on, whatever the tensor's type makes of them."""
+        found = np.empty(count, np.uint8)
+        read_at(self._inputs[tensor.path], found, tensor, tensor.offset + first)
+        return found
+
     def rows(self, tensor: TensorInfo, first: int, count: int) -> NDArray[Any]:
         """`count` rows along the last axis, from row `first` on, [count, columns]."""
         width = tensor.shape[-1]

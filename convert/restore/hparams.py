@@ -2,114 +2,200 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import numpy as np
 
-from llmkit.convert.archs import Experts, HParams, Rope, excerpt
-from llmkit.convert.gguf_keys import EXPERT_KEYS, GATING, KEYS, llama3_factors
+from llmkit.convert.archs import Experts, HParams, LatentAttention, Rope, StateSpace, excerpt
+from llmkit.convert.gguf_keys import EXPERT_KEYS, GATING, KEYS, STATE_KEYS, llama3_factors
 from llmkit.convert.gguf_source import GGUFSource
+from llmkit.convert.gguf_yarn import yarn_parameters
+from llmkit.convert.restore.metadata import MetadataReader, share_of, shortest
 from llmkit.convert.sources import read_tensor
 from llmkit.errors import FormatError, UnsupportedError
-from llmkit.formats.gguf import Value
+from llmkit.formats.gguf import Value, boolean, f32, u32
 
 # What Llama 3.1's scaling is published with; the file has the factors that follow from them.
 _LLAMA3: Final = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
 _LLAMA3_CONTEXTS: Final = (8192, 4096, 2048, 16384, 32768, 1024, 512, 256, 128, 64)
 _ROPE_KEYS: Final = ("rope.freq_base", "rope.dimension_count")
+_LATENT_KEYS: Final = (
+    "attention.q_lora_rank",
+    "attention.kv_lora_rank",
+    "attention.key_length_mla",
+    "attention.value_length_mla",
+)
 _SCALING: Final = "rope.scaling."
-# Key after `rope.scaling.` -> what config.json calls it.
-_SCALING_PARAMETERS: Final = {
-    "factor": "factor",
-    "original_context_length": "original_max_position_embeddings",
-    "attn_factor": "attention_factor",
-    "yarn_beta_fast": "beta_fast",
-    "yarn_beta_slow": "beta_slow",
-}
+# Numbers whose keys begin with `rope.scaling.`.
+_SCALING_NUMBERS: Final = ("factor", "attn_factor", "yarn_beta_fast", "yarn_beta_slow", "yarn_log_multiplier")
+_ORIGINAL: Final = "original_context_length"
 
 
 def read_hparams(source: GGUFSource, architecture: str) -> HParams:
-    """What the metadata of `source` says, and which tensors it has. Raises FormatError for what is missing."""
-    prefix = f"{architecture}."
-    found = {key.removeprefix(prefix): value for key, value in source.metadata.items() if key.startswith(prefix)}
+    """What the metadata of `source` says, and which tensors it has.
+
+    Raises FormatError for what is missing or cannot be, UnsupportedError for what config.json could not say.
+    """
+    found = MetadataReader(source, architecture)
     names = {tensor.name for tensor in source.tensors}
-    fields = _fields(KEYS, found)
-    for field in ("n_layers", "n_context", "n_embd", "n_ff", "n_heads"):
-        if not isinstance(fields.get(field), int):
-            raise FormatError(
-                source.path, f"metadata {prefix}{KEYS[field][0]} must be a number, found {excerpt(fields.get(field))}"
-            )
-    fields.setdefault("n_kv_heads", fields["n_heads"])
-    n_heads = fields["n_heads"]
-    key_length = found.get("attention.key_length")
-    head_dim = key_length.data if key_length is not None else fields["n_embd"] // n_heads if n_heads else 0
+    n_layers = found.required("block_count")
+    if not 1 <= n_layers <= len(names):
+        raise FormatError(
+            source.path, f"metadata {found.prefix}block_count is {n_layers}, but there are {len(names)} tensors"
+        )
+    for key in ("context_length", "embedding_length", "feed_forward_length"):
+        found.required(key)
+    fields = _fields(found, KEYS)
+    n_heads = found.required("attention.head_count")
+    fields.setdefault("n_kv_heads", n_heads)
+    head_dim = _head_dim(found, n_heads, fields["n_embd"])
     embedding = next((tensor for tensor in source.tensors if tensor.name == "token_embd.weight"), None)
     if embedding is None or len(embedding.shape) != 2:
         raise FormatError(source.path, "is missing, or no matrix", tensor="token_embd.weight")
     fields["n_vocab"] = embedding.shape[0]
-    experts = {"n_used": 0, **_fields(EXPERT_KEYS, found)}
-    if "gating" in experts:
-        experts["gating"] = next((name for name, number in GATING.items() if number == experts["gating"]), None)
-    known = {key for key, _ in (*KEYS.values(), *EXPERT_KEYS.values())} | {"attention.key_length", *_ROPE_KEYS}
-    known |= {_SCALING + key for key in ("type", *_SCALING_PARAMETERS)}
+    known = {key for key, _ in (*KEYS.values(), *EXPERT_KEYS.values(), *STATE_KEYS.values())}
+    known = {key for key in known if not found.differs_by_block(key)}
+    known |= {"attention.key_length", *_ROPE_KEYS, *_LATENT_KEYS}
+    known |= {_SCALING + key for key in ("type", _ORIGINAL, *_SCALING_NUMBERS)}
     return HParams(
         **fields,
         head_dim=head_dim,
-        rope=_rope(source, prefix, found, head_dim, fields["n_context"], names),
+        rope=_rope(source, found, head_dim, fields["n_context"], names),
         tied_embeddings="output.weight" not in names,
         attention_bias=bool(names & {"blk.0.attn_q.bias", "blk.0.attn_qkv.bias"}),
         mlp_bias=bool(names & {"blk.0.ffn_up.bias", "blk.0.ffn_down.bias"}),
         qk_norm="blk.0.attn_q_norm.weight" in names,
-        experts=Experts(**experts) if experts.get("n_experts") else None,
-        extra={k: v for k, v in found.items() if k not in known},
+        latent=_latent(found),
+        experts=_experts(found),
+        states=_states(found),
+        extra={key: value for key, value in found.values.items() if key not in known},
     )
 
 
-def _fields(keys: Mapping[str, tuple[str, Any]], found: Mapping[str, Value]) -> dict[str, Any]:
-    values = {field: found[key].data for field, (key, _) in keys.items() if key in found}
-    return {field: shortest(value) if isinstance(value, float) else value for field, value in values.items()}
-
-
-def shortest(value: float) -> float:
-    """The number of fewest digits that is the same in float32: 1e-05, not 9.999999747378752e-06."""
-    return float(str(np.float32(value)))
-
-
-def _rope(
-    source: GGUFSource, prefix: str, found: Mapping[str, Value], head_dim: int, n_context: int, names: set[str]
-) -> Rope | None:
-    if "rope.freq_base" not in found and "rope.dimension_count" not in found:
-        return None
-    theta = shortest(found["rope.freq_base"].data) if "rope.freq_base" in found else 10000.0
-    rotated = found["rope.dimension_count"].data if "rope.dimension_count" in found else head_dim
-    scaling = found[_SCALING + "type"].data if _SCALING + "type" in found else "none"
-    parameters = {
-        name: shortest(value) if isinstance(value := found[_SCALING + key].data, float) else value
-        for key, name in _SCALING_PARAMETERS.items()
-        if _SCALING + key in found
+def _fields(found: MetadataReader, keys: Mapping[str, tuple[str, Callable[[Any], Value]]]) -> dict[str, Any]:
+    """The fields that the file has, read by what their keys are written with."""
+    readers: dict[Callable[[Any], Value], Callable[[str], Any]] = {
+        u32: found.integer,
+        f32: found.number,
+        boolean: found.boolean,
     }
-    rope = Rope(
-        source.path,
-        theta,
-        "default" if scaling == "none" else scaling,
-        parameters,
-        rotated / head_dim if head_dim else 1,
+    fields = {}
+    for field, (key, make) in keys.items():
+        if field == "sliding_layers":
+            value: Any = found.flags(key, found.required("block_count"))
+        elif field == "gating":
+            value = found.integer(key)
+        else:
+            value = readers[make](key)
+        if value is not None:
+            fields[field] = value
+    return fields
+
+
+def _head_dim(found: MetadataReader, n_heads: int, n_embd: int) -> int:
+    """Width of a head: that of latent attention's rotated part, where there is latent attention."""
+    if not n_heads:
+        return 0
+    if "attention.kv_lora_rank" in found:
+        return found.required("rope.dimension_count")
+    n_kv_heads = found.integer("attention.head_count_kv")
+    stated = not any(found.differs_by_block(f"attention.head_count{kind}") for kind in ("", "_kv"))
+    if n_kv_heads is not None and stated and (n_kv_heads == 0 or n_heads % n_kv_heads):
+        raise FormatError(
+            found.path,
+            f"metadata {found.prefix}attention.head_count {n_heads} is not divisible by head_count_kv {n_kv_heads}",
+        )
+    key_length = found.integer("attention.key_length")
+    return n_embd // n_heads if key_length is None else key_length
+
+
+def _latent(found: MetadataReader) -> LatentAttention | None:
+    kv_rank = found.integer("attention.kv_lora_rank")
+    if kv_rank is None:
+        return None
+    # Files whose graph attends to the latent numbers state these as the keys and values, and the heads' own apart.
+    suffix = "_mla" if "attention.key_length_mla" in found else ""
+    n_keys, n_values = (found.required(f"attention.{kind}_length{suffix}") for kind in ("key", "value"))
+    n_rotated = found.required("rope.dimension_count")
+    if n_keys <= n_rotated:
+        raise FormatError(
+            found.path,
+            f"metadata {found.prefix}attention.key_length{suffix} {n_keys} must be more than rope.dimension_count "
+            f"{n_rotated}",
+        )
+    return LatentAttention(
+        q_rank=found.integer("attention.q_lora_rank") or None,
+        kv_rank=kv_rank,
+        n_plain=n_keys - n_rotated,
+        n_rotated=n_rotated,
+        n_values=n_values,
     )
+
+
+def _experts(found: MetadataReader) -> Experts | None:
+    fields = {"n_used": 0, **_fields(found, EXPERT_KEYS)}
+    if "gating" in fields:
+        fields["gating"] = next((name for name, number in GATING.items() if number == fields["gating"]), None)
+    return Experts(**fields) if fields.get("n_experts") else None
+
+
+def _states(found: MetadataReader) -> StateSpace | None:
+    if "ssm.inner_size" not in found:
+        return None
+    for field in ("n_convolved", "n_state", "rank"):
+        found.required(STATE_KEYS[field][0])
+    return StateSpace(**_fields(found, STATE_KEYS))
+
+
+def _rope(source: GGUFSource, found: MetadataReader, head_dim: int, n_context: int, names: set[str]) -> Rope | None:
+    if not head_dim or not any(key in found for key in _ROPE_KEYS):
+        return None
+    theta = found.number("rope.freq_base")
+    theta = 10000.0 if theta is None else theta
+    if theta <= 0:
+        raise found.error("rope.freq_base", "a positive number")
+    rotated = found.integer("rope.dimension_count")
+    rotated = head_dim if rotated is None else rotated
+    if rotated % 2 or not 0 < rotated <= head_dim:
+        raise FormatError(
+            source.path,
+            f"metadata {found.prefix}rope.dimension_count {rotated} must be even, and at most {head_dim}, the width of "
+            "a head",
+        )
+    stated = {key: value for key in _SCALING_NUMBERS if (value := found.number(_SCALING + key)) is not None}
+    original = found.integer(_SCALING + _ORIGINAL)
+    stated |= {} if original is None else {_ORIGINAL: original}
+    rope = Rope(source.path, theta, "default", {}, share_of(rotated, head_dim))
     if "rope_freqs.weight" in names:
         return _llama3(source, rope, rotated, n_context)
     if "rope_factors_long.weight" in names:
-        factors = {kind: _read(source, f"rope_factors_{kind}.weight") for kind in ("long", "short")}
-        parameters |= {f"{kind}_factor": [shortest(x) for x in values] for kind, values in factors.items()}
+        factors = {f"{kind}_factor": _read(source, f"rope_factors_{kind}.weight") for kind in ("long", "short")}
+        parameters: dict[str, Any] = {kind: [shortest(x) for x in values] for kind, values in factors.items()}
+        given = {"attention_factor": stated.get("attn_factor"), "original_max_position_embeddings": original}
+        parameters |= {key: value for key, value in given.items() if value is not None}
         return Rope(source.path, theta, "longrope", parameters, rope.share)
-    if rope.scaling not in ("default", "linear", "yarn"):
-        raise UnsupportedError(f"{source.path}: metadata {prefix}{_SCALING}type {excerpt(scaling)} is not known")
-    return rope
+    # llama.cpp takes linear scaling if no type is stated, and none without a factor.
+    scaling = found.text(_SCALING + "type") or "linear"
+    if scaling not in ("none", "linear", "yarn"):
+        raise UnsupportedError(
+            f"{source.path}: metadata {found.prefix}{_SCALING}type {excerpt(scaling)} is not known here"
+        )
+    if scaling == "none" or not stated.get("factor"):
+        return rope
+    if scaling == "linear":
+        return Rope(source.path, theta, scaling, {"factor": stated["factor"]}, rope.share)
+    architecture = found.prefix.removesuffix(".")
+    return Rope(source.path, theta, scaling, yarn_parameters(architecture, source.path, stated), rope.share)
 
 
 def _llama3(source: GGUFSource, rope: Rope, n_rotated: int, n_context: int) -> Rope:
     """The parameters that give the file's factors: of those in use, the ones that fit exactly."""
     factors = _read(source, "rope_freqs.weight")
+    if len(factors) != n_rotated // 2:
+        raise FormatError(
+            source.path, f"has {len(factors)} factors for {n_rotated} dimensions", tensor="rope_freqs.weight"
+        )
     for original in _LLAMA3_CONTEXTS:
         parameters = {"factor": max(factors), **_LLAMA3, "original_max_position_embeddings": original}
         candidate = Rope(source.path, rope.theta, "llama3", parameters, rope.share)
@@ -121,5 +207,7 @@ def _llama3(source: GGUFSource, rope: Rope, n_rotated: int, n_context: int) -> R
 
 
 def _read(source: GGUFSource, name: str) -> list[float]:
-    tensor = next(t for t in source.tensors if t.name == name)
+    tensor = next((t for t in source.tensors if t.name == name), None)
+    if tensor is None:
+        raise FormatError(source.path, "is missing", tensor=name)
     return [float(x) for x in read_tensor(tensor).ravel()]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from llmkit.convert.archs import FAMILIES, Family, HParams
+from llmkit.convert.archs import FAMILIES, Family, HParams, LacksPartError
 from llmkit.convert.encoding import require_schemes
 from llmkit.convert.gguf_source import GGUFSource
 from llmkit.convert.plan import ConversionPlan, PlannedFile, PlannedTensor
@@ -62,9 +62,11 @@ def _find(families: Sequence[Family], hparams: HParams, source: GGUFSource) -> t
     """The first of the families whose tensors these are."""
     tensors = {tensor.name: tensor for tensor in source.tensors}
     for family in families:
-        if not family.wrote(hparams):
+        # Numbers of a damaged file may contradict each other in ways that only the rules notice.
+        try:
+            restored = restore_tensors(family, hparams, tensors, source.path) if family.wrote(hparams) else None
+        except (LacksPartError, ValueError, ZeroDivisionError):
             continue
-        restored = restore_tensors(family, hparams, tensors, source.path)
         if restored is not None:
             return family, restored
     names = ", ".join(family.model_type for family in families)

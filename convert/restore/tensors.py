@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from llmkit.convert.archs import Family, HParams, Presence
 from llmkit.convert.matching import expected_rules, source_names
 from llmkit.convert.plan import Computed, Stored
+from llmkit.convert.restore.decoded import DecodedTensor, is_quantized
 from llmkit.convert.transforms import Axis, Map, View
 from llmkit.errors import UnsupportedError
 from llmkit.types import TensorInfo
@@ -96,12 +97,13 @@ def _places(info: TensorInfo, first: int, view: View, columns: int) -> list[tupl
         part = View((Axis(m, 1), Axis(n, m)), first + group * n * m)
         if matrix.columns.stride != n:
             raise UnsupportedError(f"{info.path}: tensor {info.name!r} has rows that lie apart in the checkpoint")
-        found.append((start, Stored(info, part)))
+        found.append((start, Stored(DecodedTensor(info) if is_quantized(info) else info, part)))
     return found
 
 
 def _runs(info: TensorInfo, first: int, starts: NDArray[np.int64], columns: int) -> list[tuple[int, Stored]]:
     """The rows in the order of their places, as runs of rows that lie evenly apart in the file."""
+    stored = DecodedTensor(info) if is_quantized(info) and columns % info.shape[-1] else info
     order = np.argsort(starts, kind="stable")
     places = starts[order]
     found = []
@@ -114,7 +116,7 @@ def _runs(info: TensorInfo, first: int, starts: NDArray[np.int64], columns: int)
         gaps = np.flatnonzero((np.diff(places[begin:]) != columns) | (np.diff(order[begin:]) != step))
         end = begin + (int(gaps[0]) + 1 if len(gaps) else n - begin)
         view = View((Axis(end - begin, step * columns), Axis(columns, 1)), first + int(order[begin]) * columns)
-        found.append((int(places[begin]), Stored(info, view)))
+        found.append((int(places[begin]), Stored(stored, view)))
         begin = end
     return found
 

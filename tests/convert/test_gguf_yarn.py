@@ -6,10 +6,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from llmkit.convert.archs import Rope
-from llmkit.convert.gguf_yarn import yarn_keys
+from llmkit.convert.gguf_yarn import yarn_keys, yarn_parameters
 from llmkit.errors import FormatError, LlmkitError, UnsupportedError
 
 FACTOR = 40.0
@@ -109,3 +110,63 @@ def test_refused(architecture: str, settings: dict[str, Any], error: type[Llmkit
         keys(architecture, **settings)
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings"),
+    [
+        ("qwen2", {}),
+        ("qwen2", {"attention_factor": 2.0}),
+        ("qwen2", {"beta_fast": None, "beta_slow": None}),
+        ("mistral3", {"mscale": 1.0, "mscale_all_dim": 1.0, "beta_fast": 8.0}),
+        ("mistral3", {"mscale": 0.7, "mscale_all_dim": 0.9}),
+        ("deepseek2", {}),
+        ("deepseek2", {"attention_factor": 1.3}),
+        ("deepseek2", {"mscale": 0.707, "mscale_all_dim": 0.707}),
+        ("deepseek2", {"mscale": 1.0, "mscale_all_dim": 0.5}),
+        ("deepseek2", {"mscale_all_dim": 0.8}),
+    ],
+)
+def test_keys_lead_back_to_the_parameters(architecture: str, settings: dict[str, Any]) -> None:
+    stated = {key: value for key, value in keys(architecture, **settings).items() if key != "type"}
+    found = yarn_parameters(architecture, Path("model.gguf"), stated)
+    expected = {key: value for key, value in {**PUBLISHED, **settings}.items() if value is not None}
+    assert found == pytest.approx({key: value for key, value in expected.items() if key in found})
+    # What is left out follows from the rest: the keys are the same, to the last bit.
+    assert keys(architecture, **{**dict.fromkeys(PUBLISHED), **found}) == keys(architecture, **settings)
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "mistral3", "deepseek2"])
+@pytest.mark.parametrize("attention", [0.5, 1.0, 1.0000005, 1.37])
+@pytest.mark.parametrize("multiplier", [0.0, 0.013, 0.0707, 0.1, 0.33])
+def test_any_keys_lead_to_parameters_that_lead_back(architecture: str, attention: float, multiplier: float) -> None:
+    stated = {"factor": FACTOR, "original_context_length": 4096, "attn_factor": attention}
+    stated["yarn_log_multiplier"] = multiplier
+    try:
+        found = yarn_parameters(architecture, Path("model.gguf"), stated)
+    except UnsupportedError:
+        # Below 1, attention would need a negative mscale_all_dim.
+        assert (architecture, attention) == ("deepseek2", 0.5)
+        return
+    again = keys(architecture, **{**dict.fromkeys(PUBLISHED), **found})
+    assert again.get("attn_factor", 1.0) == pytest.approx(attention, rel=1e-6)
+    expected = 0.0 if architecture == "qwen2" else float(np.float32(multiplier))
+    assert again.get("yarn_log_multiplier", 0.0) == expected
+
+
+@pytest.mark.parametrize(
+    ("architecture", "stated"),
+    [
+        ("qwen2", {"factor": 0.5}),
+        ("mistral3", {"factor": 40.0, "attn_factor": -1.0}),
+        ("mistral3", {"factor": 40.0, "yarn_log_multiplier": -1.0}),
+        ("mistral3", {"factor": 40.0, "attn_factor": 3e38, "yarn_log_multiplier": 3e38}),
+        ("deepseek2", {"factor": 40.0, "attn_factor": -1.0}),
+        ("deepseek2", {"factor": 40.0, "attn_factor": 3e38, "yarn_log_multiplier": 3e38}),
+        ("deepseek2", {"factor": 40.0, "yarn_log_multiplier": -3e38}),
+        ("deepseek2", {"factor": 1.0, "attn_factor": 2.0, "yarn_log_multiplier": 1.0}),
+    ],
+)
+def test_absurd_keys_are_refused(architecture: str, stated: dict[str, float]) -> None:
+    with pytest.raises((FormatError, UnsupportedError), match=r"model\.gguf"):
+        yarn_parameters(architecture, Path("model.gguf"), stated)

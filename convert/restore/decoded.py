@@ -1,0 +1,54 @@
+"""Quantised tensors of a GGUF file that are read in other pieces than whole rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmkit.convert.packed.reader import Reader
+from llmkit.quantize.schemes import SCHEMES, scheme
+from llmkit.types import BLOCK_LAYOUTS, TensorInfo, TensorType
+
+
+def is_quantized(tensor: TensorInfo) -> bool:
+    """Whether values lie in blocks that llmkit decodes."""
+    type = TensorType[tensor.dtype]
+    return BLOCK_LAYOUTS[type].block_size > 1 and type in SCHEMES
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedTensor:
+    """A quantised tensor as float32, decoded row by row: a `llmkit.convert.packed.PackedTensor`."""
+
+    tensor: TensorInfo
+
+    @property
+    def name(self) -> str:
+        return self.tensor.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensor.shape
+
+    @property
+    def type(self) -> TensorType:
+        return TensorType.F32
+
+    @property
+    def stored(self) -> tuple[TensorInfo, ...]:
+        return (self.tensor,)
+
+    @property
+    def rows_together(self) -> int:
+        return 1
+
+    def read_rows(self, first: int, count: int, reader: Reader) -> NDArray[np.float32]:
+        type, columns = TensorType[self.tensor.dtype], self.shape[-1]
+        layout = BLOCK_LAYOUTS[type]
+        row_bytes = columns // layout.block_size * layout.block_bytes
+        values = np.empty((count, columns), np.float32)
+        packed = reader.bytes(self.tensor, first * row_bytes, count * row_bytes)
+        scheme(type).decode(packed.reshape(count, row_bytes), values)
+        return values
