@@ -105,10 +105,8 @@ class Family:
     its text part; the tensors of its other parts match `other_parts`. `further_layers` is a regular expression of the
     tensors of layers, whose group is the layer's number: layers beyond those of the model predict further tokens.
     `write_config` is `read_hparams` backwards: the entries of config.json, without those that all families have in
-    common (see `llmkit.convert.restore`).
-    its text part; the tensors of its other parts match `other_parts`. `write_config` is `read_hparams` backwards: the
-    entries of config.json, without those that all families have in common (see `llmkit.convert.restore`). `wrote` tells
-    whether a file with these hyper-parameters is of this family, where several have a GGUF architecture in common.
+    common (see `llmkit.convert.restore`). `wrote` tells whether a file with these hyper-parameters is of this family,
+    where several have a GGUF architecture in common.
     """
 
     model_type: str
