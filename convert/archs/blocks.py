@@ -19,6 +19,9 @@ from llmkit.errors import FormatError, UnsupportedError
 ATTENTION = "model.layers.{i}.self_attn."
 MLP = "model.layers.{i}.mlp."
 
+# llama.cpp's, where a file says nothing.
+_THETA = 10000.0
+
 Size = Callable[[HParams], int]
 Rules = tuple[TensorRule, ...]
 
@@ -385,7 +388,7 @@ def write_decoder(h: HParams) -> dict[str, Any]:
         "hidden_act": "silu",
         "max_position_embeddings": h.n_context,
         "rms_norm_eps": h.rms_eps,
-        **write_rope(h.rope),
+        **(write_rope(h.rope) or {"rope_theta": _THETA}),
         "tie_word_embeddings": h.tied_embeddings,
         "attention_bias": h.attention_bias,
         "mlp_bias": h.mlp_bias,
@@ -396,6 +399,11 @@ def extra_integer(h: HParams, key: str) -> int | None:
     """A number that only files of this family state; None if there is none, or something else."""
     found = h.extra.get(key)
     return found.data if found is not None and isinstance(found.data, int) else None
+
+
+def write_without_biases(h: HParams) -> dict[str, Any]:
+    """`write_decoder` for a family whose config has no switches for biases."""
+    return {key: value for key, value in write_decoder(h).items() if key not in ("attention_bias", "mlp_bias")}
 
 
 def read_experts(
@@ -421,6 +429,23 @@ def read_experts(
     if found.n_used > found.n_experts:
         raise FormatError(config.path, f"num_experts_per_tok {found.n_used} is more than {key} {found.n_experts}")
     return found
+
+
+def write_experts(h: HParams) -> dict[str, Any]:
+    """`read_experts` backwards, without the widths that the family has no keys for."""
+    experts = experts_of(h)
+    found = {
+        "num_experts": experts.n_experts,
+        "num_experts_per_tok": experts.n_used,
+        "moe_intermediate_size": experts.n_ff,
+        "shared_expert_intermediate_size": experts.n_ff_shared,
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def has_experts(h: HParams) -> bool:
+    """Whether the model is a mixture of experts."""
+    return h.experts is not None
 
 
 def require_experts_everywhere(config: ConfigReader, n_layers: int) -> None:

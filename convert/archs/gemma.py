@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llmkit.convert.archs import blocks
 from llmkit.convert.archs.config import ConfigReader, excerpt
 from llmkit.convert.archs.hparams import HParams
@@ -43,6 +45,11 @@ def read_gemma(config: ConfigReader, *, n_kv_heads: int, n_context: int, rope: R
     )
 
 
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards; the activation under the name of either generation of config.json."""
+    return {**blocks.write_decoder(h), "hidden_act": _GELU, "hidden_activation": _GELU}
+
+
 def require_tied(config: ConfigReader) -> None:
     """Refuse an output matrix of its own, for which the graphs of Gemma 1 and 2 have no place."""
     if not config.boolean("tie_word_embeddings", True):
@@ -71,6 +78,7 @@ FAMILY = Family(
     architectures=("GemmaForCausalLM",),
     gguf_architecture="gemma",
     read_hparams=read_hparams,
+    write_config=write_config,
     tensors=TENSORS,
     # A copy of the embedding that some tools save; transformers does not read it either.
     unused=(r"lm_head\.weight",),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from llmkit.convert.archs import blocks, gemma
 from llmkit.convert.archs.config import ConfigReader, excerpt
@@ -39,10 +39,27 @@ def _cap(config: ConfigReader, key: str, default: float) -> float:
     return config.number(key, default)
 
 
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards; what a file leaves out has llama.cpp's default."""
+    return {
+        **gemma.write_config(h),
+        "query_pre_attn_scalar": computed_scalar(h, _LAYERS_OF_27B),
+        "attn_logit_softcapping": h.attention_softcap or 50.0,
+        "final_logit_softcapping": h.final_softcap or 30.0,
+        "sliding_window": h.sliding_window or 4096,
+        **blocks.write_sliding_layers(h.sliding_layers or pattern(h.n_layers, 2)),
+    }
+
+
+def computed_scalar(h: HParams, layers_of_27b: int) -> int:
+    """By the root of what llama.cpp divides the queries."""
+    return h.n_embd // h.n_heads if h.n_layers == layers_of_27b else h.head_dim
+
+
 def require_scale(config: ConfigReader, h: HParams, layers_of_27b: int) -> None:
     """Refuse a scale of the queries that is not the one that llama.cpp computes with."""
     scalar = config.number("query_pre_attn_scalar", 256.0)
-    computed = h.n_embd // h.n_heads if h.n_layers == layers_of_27b else h.head_dim
+    computed = computed_scalar(h, layers_of_27b)
     if scalar != computed:
         raise UnsupportedError(
             f"{config.path}: query_pre_attn_scalar {scalar:g}; llama.cpp computes this model with {computed}"
@@ -74,6 +91,7 @@ FAMILY = Family(
     architectures=("Gemma2ForCausalLM",),
     gguf_architecture="gemma2",
     read_hparams=read_hparams,
+    write_config=write_config,
     tensors=(
         *blocks.embedding(),
         *gemma.norm("attn_norm", "model.layers.{i}.input_layernorm"),

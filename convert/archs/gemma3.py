@@ -50,6 +50,23 @@ def read_hparams(config: ConfigReader) -> HParams:
     )
 
 
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards, for a model of text alone."""
+    sliding = (False,) * h.n_layers
+    if h.sliding_window:
+        sliding = h.sliding_layers or gemma2.pattern(h.n_layers, 6)
+    return {
+        "model_type": "gemma3_text",
+        **gemma.write_config(h),
+        "rope_local_base_freq": _LOCAL_THETA if h.sliding_rope is None else h.sliding_rope.theta,
+        "query_pre_attn_scalar": gemma2.computed_scalar(h, _LAYERS_OF_27B),
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": h.final_softcap,
+        "sliding_window": h.sliding_window or 4096,
+        **blocks.write_sliding_layers(sliding),
+    }
+
+
 def _sliding_rope(config: ConfigReader) -> Rope:
     """The rotary embedding of the windowed blocks, which rope_scaling is not about."""
     kind = "sliding_attention"
@@ -67,6 +84,7 @@ FAMILY = Family(
     architectures=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
     gguf_architecture="gemma3",
     read_hparams=read_hparams,
+    write_config=write_config,
     tensors=(
         *blocks.embedding(),
         *gemma.norm("attn_norm", "model.layers.{i}.input_layernorm"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from llmkit.convert.archs import blocks
 from llmkit.convert.archs.config import ConfigReader
@@ -22,6 +23,17 @@ def read_hparams(config: ConfigReader) -> HParams:
         ),
         experts=blocks.read_experts(config, n_experts=8, n_used=2),
     )
+
+
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards."""
+    experts = blocks.experts_of(h)
+    return {
+        **blocks.write_without_biases(h),
+        "num_local_experts": experts.n_experts,
+        "num_experts_per_tok": experts.n_used,
+        "sliding_window": None,
+    }
 
 
 def notes(config: ConfigReader, hparams: HParams) -> tuple[str, ...]:
@@ -45,6 +57,8 @@ FAMILY = Family(
     architectures=("MixtralForCausalLM",),
     gguf_architecture="llama",
     read_hparams=read_hparams,
+    write_config=write_config,
+    wrote=blocks.has_experts,
     tensors=TENSORS,
     notes=notes,
 )

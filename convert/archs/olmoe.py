@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from llmkit.convert.archs import blocks
 from llmkit.convert.archs.config import ConfigReader
@@ -26,6 +27,11 @@ def read_hparams(config: ConfigReader) -> HParams:
     return hparams
 
 
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards."""
+    return {**blocks.write_decoder(h), **blocks.write_experts(h), "norm_topk_prob": False}
+
+
 TENSORS = (
     *blocks.embedding(),
     *blocks.norm("attn_norm", "model.layers.{i}.input_layernorm"),
@@ -44,5 +50,7 @@ FAMILY = Family(
     architectures=("OlmoeForCausalLM",),
     gguf_architecture="olmoe",
     read_hparams=read_hparams,
+    write_config=write_config,
+    wrote=blocks.has_experts,
     tensors=TENSORS,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from llmkit.convert.archs import blocks
 from llmkit.convert.archs.config import ConfigReader
@@ -24,6 +25,15 @@ def read_hparams(config: ConfigReader) -> HParams:
     return replace(h, rms_eps=None, norm_eps=config.number("layer_norm_eps", 1e-5))
 
 
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards."""
+    found = {**blocks.write_without_biases(h), "hidden_act": "gelu_new", "layer_norm_eps": h.norm_eps}
+    # Also where it is 1, which is not the default.
+    found["partial_rotary_factor"] = 1.0 if h.rope is None else h.rope.share
+    del found["rms_norm_eps"]
+    return found
+
+
 def require_plain_heads(config: ConfigReader, h: HParams) -> None:
     """Refuse heads that together are wider or narrower than the model."""
     if h.n_heads * h.head_dim != h.n_embd:
@@ -42,6 +52,7 @@ FAMILY = Family(
     architectures=("PhiForCausalLM",),
     gguf_architecture="phi2",
     read_hparams=read_hparams,
+    write_config=write_config,
     tensors=(
         *blocks.embedding(),
         *blocks.norm("attn_norm", "model.layers.{i}.input_layernorm", bias=_always),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from llmkit.convert.archs import blocks
 from llmkit.convert.archs.config import ConfigReader
@@ -40,6 +40,16 @@ def _read_rope(config: ConfigReader) -> Rope:
     return replace(rope, parameters={**rope.parameters, _ORIGINAL: stated.integer(_ORIGINAL, 4096)})
 
 
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards; LongRoPE as published, since older transformers refuse any further key in it."""
+    found = {**blocks.write_decoder(h), "sliding_window": h.sliding_window or None}
+    parameters = {} if h.rope is None else dict(h.rope.parameters)
+    found[_ORIGINAL] = parameters.pop(_ORIGINAL, h.n_context)
+    if h.rope is not None and h.rope.scaling == "longrope":
+        found["rope_scaling"] = {"type": "longrope", **parameters}
+    return found
+
+
 def notes(config: ConfigReader, h: HParams) -> tuple[str, ...]:
     """Where llama.cpp's graph departs from transformers'."""
     found = []
@@ -63,6 +73,7 @@ FAMILY = Family(
     architectures=("Phi3ForCausalLM",),
     gguf_architecture="phi3",
     read_hparams=read_hparams,
+    write_config=write_config,
     tensors=(
         *blocks.embedding(),
         *blocks.norm("attn_norm", "model.layers.{i}.input_layernorm"),

@@ -42,6 +42,7 @@ FAMILY = Family(
     architectures=("Qwen2ForCausalLM",),
     gguf_architecture="qwen2",
     read_hparams=read_hparams,
+    write_config=blocks.write_without_biases,
     tensors=TENSORS,
     notes=notes,
 )

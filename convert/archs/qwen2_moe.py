@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from llmkit.convert.archs import blocks
 from llmkit.convert.archs.config import ConfigReader
@@ -22,6 +23,16 @@ def read_hparams(config: ConfigReader) -> HParams:
     blocks.require_heads_of_full_width(config, hparams)
     blocks.require_experts_everywhere(config, hparams.n_layers)
     return hparams
+
+
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards."""
+    return {
+        **blocks.write_without_biases(h),
+        "qkv_bias": h.attention_bias,
+        **blocks.write_experts(h),
+        "norm_topk_prob": False,
+    }
 
 
 def notes(config: ConfigReader, hparams: HParams) -> tuple[str, ...]:
@@ -48,6 +59,8 @@ FAMILY = Family(
     architectures=("Qwen2MoeForCausalLM",),
     gguf_architecture="qwen2moe",
     read_hparams=read_hparams,
+    write_config=write_config,
+    wrote=blocks.has_experts,
     tensors=TENSORS,
     notes=notes,
 )

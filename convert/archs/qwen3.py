@@ -30,6 +30,7 @@ FAMILY = Family(
     architectures=("Qwen3ForCausalLM",),
     gguf_architecture="qwen3",
     read_hparams=read_hparams,
+    write_config=blocks.write_decoder,
     tensors=TENSORS,
     notes=qwen2.notes,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from llmkit.convert.archs import blocks, qwen2_moe
 from llmkit.convert.archs.config import ConfigReader
@@ -22,6 +23,11 @@ def read_hparams(config: ConfigReader) -> HParams:
     return hparams
 
 
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards."""
+    return {**blocks.write_decoder(h), **blocks.write_experts(h), "norm_topk_prob": True}
+
+
 TENSORS = (
     *blocks.embedding(),
     *blocks.norm("attn_norm", "model.layers.{i}.input_layernorm"),
@@ -39,6 +45,8 @@ FAMILY = Family(
     architectures=("Qwen3MoeForCausalLM",),
     gguf_architecture="qwen3moe",
     read_hparams=read_hparams,
+    write_config=write_config,
+    wrote=blocks.has_experts,
     tensors=TENSORS,
     notes=qwen2_moe.notes,
 )

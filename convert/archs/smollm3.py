@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llmkit.convert.archs import blocks, llama
 from llmkit.convert.archs.config import ConfigReader, excerpt
 from llmkit.convert.archs.hparams import HParams
@@ -38,6 +40,11 @@ def _require_interval(config: ConfigReader, n_layers: int) -> None:
         )
 
 
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards."""
+    return {**blocks.write_decoder(h), "no_rope_layer_interval": ROPELESS_INTERVAL}
+
+
 def notes(config: ConfigReader, hparams: HParams) -> tuple[str, ...]:
     """llama.cpp attends to everything, also in the blocks that slide a window where the config turns that on."""
     if not config.boolean("use_sliding_window", False):
@@ -50,6 +57,7 @@ FAMILY = Family(
     architectures=("SmolLM3ForCausalLM",),
     gguf_architecture="smollm3",
     read_hparams=read_hparams,
+    write_config=write_config,
     tensors=llama.TENSORS,
     notes=notes,
 )

@@ -19,7 +19,7 @@ from llmkit.formats.gguf import Value, boolean, f32, u32
 # What Llama 3.1's scaling is published with; the file has the factors that follow from them.
 _LLAMA3: Final = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
 _LLAMA3_CONTEXTS: Final = (8192, 4096, 2048, 16384, 32768, 1024, 512, 256, 128, 64)
-_ROPE_KEYS: Final = ("rope.freq_base", "rope.dimension_count")
+_ROPE_KEYS: Final = ("rope.freq_base", "rope.freq_base_swa", "rope.dimension_count")
 _LATENT_KEYS: Final = (
     "attention.q_lora_rank",
     "attention.kv_lora_rank",
@@ -62,6 +62,7 @@ def read_hparams(source: GGUFSource, architecture: str) -> HParams:
         **fields,
         head_dim=head_dim,
         rope=_rope(source, found, head_dim, fields["n_context"], names),
+        sliding_rope=_sliding_rope(source, found),
         tied_embeddings="output.weight" not in names,
         attention_bias=bool(names & {"blk.0.attn_q.bias", "blk.0.attn_qkv.bias"}),
         mlp_bias=bool(names & {"blk.0.ffn_up.bias", "blk.0.ffn_down.bias"}),
@@ -84,7 +85,7 @@ def _fields(found: MetadataReader, keys: Mapping[str, tuple[str, Callable[[Any],
     for field, (key, make) in keys.items():
         if field == "sliding_layers":
             value: Any = found.flags(key, found.required("block_count"))
-        elif field == "gating":
+        elif field in ("gating", "pooling"):
             value = found.integer(key)
         else:
             value = readers[make](key)
@@ -146,6 +147,13 @@ def _states(found: MetadataReader) -> StateSpace | None:
     for field in ("n_convolved", "n_state", "rank"):
         found.required(STATE_KEYS[field][0])
     return StateSpace(**_fields(found, STATE_KEYS))
+
+
+def _sliding_rope(source: GGUFSource, found: MetadataReader) -> Rope | None:
+    theta = found.number("rope.freq_base_swa")
+    if theta is not None and theta <= 0:
+        raise found.error("rope.freq_base_swa", "a positive number")
+    return None if theta is None else Rope(source.path, theta, "default", {})
 
 
 def _rope(source: GGUFSource, found: MetadataReader, head_dim: int, n_context: int, names: set[str]) -> Rope | None:

@@ -132,6 +132,8 @@ def _config(family: Family, hparams: HParams, source: GGUFSource, type: TensorTy
         "architectures": [family.architectures[0]],
         "model_type": family.model_type,
         **family.write_config(hparams),
+        # The classes have ids of their own for what is not stated, of which small vocabularies have no row.
+        **{f"{kind}_token_id": None for kind in ("bos", "eos", "pad")},
         **special_ids(source),
         "torch_dtype": _DTYPES[type],
     }

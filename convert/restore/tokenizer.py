@@ -19,7 +19,13 @@ from llmkit.formats.gguf import Value
 
 _SPACE: Final = "▁"
 _PREFIX: Final = "tokenizer.ggml."
+# What llama.cpp assumes for a SentencePiece vocabulary.
+_METASPACE_IDS: Final = {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0}
 _HOLE: Final = re.compile(r"\[(?:PAD|UNUSED)\d+\]_*")
+# Where llama.cpp finds these in general.name, in lower case, all special tokens but some swallow the spaces after them;
+# files do not say so otherwise (llama.cpp, src/llama-vocab.cpp, "per token attributes").
+_STRIPPING: Final = ("phi-3", "phi3")
+_NOT_STRIPPING: Final = ("<unk>", "<s>", "<|endoftext|>")
 # GGUF's key -> the name in tokenizer_config.json and config.json.
 _SPECIAL: Final = {
     "bos_token_id": "bos_token",
@@ -69,6 +75,13 @@ class _Metadata:
         if len(types) != len(self.tokens):
             raise FormatError(self.path, f"metadata {_PREFIX}token_type: {len(types)} for {len(self.tokens)} tokens")
         self.types = types
+        name = self.values.get("general.name")
+        self.name = name.data.lower() if name is not None and isinstance(name.data, str) else ""
+
+    @property
+    def is_metaspace(self) -> bool:
+        """Whether spaces are `▁` and text is split as SentencePiece does."""
+        return self.get("model") == "llama"  # type: ignore[no-any-return]
 
     def get(self, key: str, default: Any = None) -> Any:
         value = self.values.get(_PREFIX + key)
@@ -76,7 +89,7 @@ class _Metadata:
 
     def id(self, key: str) -> int | None:
         """A token id that is in the vocabulary."""
-        id = self.get(key)
+        id = self.get(key, _METASPACE_IDS.get(key) if self.is_metaspace else None)
         return id if isinstance(id, int) and 0 <= id < len(self.tokens) else None
 
     def text(self, key: str) -> str | None:
@@ -123,6 +136,7 @@ def _tokenizer(found: _Metadata) -> dict[str, Any]:
 
 
 def _added_tokens(found: _Metadata) -> list[dict[str, Any]]:
+    strips = any(name in found.name for name in _STRIPPING)
     special = (TokenType.CONTROL, TokenType.UNKNOWN)
     return [
         {
@@ -130,7 +144,7 @@ def _added_tokens(found: _Metadata) -> list[dict[str, Any]]:
             "content": text,
             "single_word": False,
             "lstrip": False,
-            "rstrip": False,
+            "rstrip": strips and text not in _NOT_STRIPPING,
             "normalized": False,
             "special": type in special,
         }
@@ -226,7 +240,7 @@ def merges_of(vocab: Mapping[str, int], scores: Sequence[float]) -> list[list[st
 
 def _template(found: _Metadata) -> dict[str, Any] | None:
     """What goes around a text: the tokens that llama.cpp adds by itself."""
-    first = found.text("bos_token_id") if found.get("add_bos_token") else None
+    first = found.text("bos_token_id") if found.get("add_bos_token", found.is_metaspace) else None
     last = found.text("eos_token_id") if found.get("add_eos_token") else None
     ids = {"bos_token_id": first, "eos_token_id": last}
     if first is None and last is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ import llmkit
 from llmkit.errors import LlmkitError, UnsupportedError
 from llmkit.formats.gguf import open_gguf
 from parities.row import Row
+from parities.tokens import compare_tokenizers
 
 
-def compare_way_back(model: Any, gguf: Path, row: Row) -> list[str]:
-    """What differs: of the file made from the checkpoint made from `gguf`, and of what transformers computes."""
+def compare_way_back(model: Any, original: Path, gguf: Path, row: Row) -> list[str]:
+    """What differs: of the file made from the checkpoint made from `gguf`, of tokens, of what transformers computes.
+
+    original: the checkpoint that `gguf` was made from, which has the tokenizer.
+    """
     folder = gguf.with_name(f"{gguf.stem}-back")
     try:
         llmkit.convert(gguf, "safetensors", output=folder)
@@ -34,16 +39,19 @@ def compare_way_back(model: Any, gguf: Path, row: Row) -> list[str]:
             if not key.startswith("general.") and a.metadata.get(key) != b.metadata.get(key)
         ]
     again.unlink()
-    if row.rewrite is None:  # else transformers does not have the family
-        found += _compare_logits(model, folder, row)
+    found += [f"tokens of {text!r}" for text in compare_tokenizers(original, folder)]
+    kind = json.loads((folder / "config.json").read_text())["model_type"]
+    # Otherwise transformers does not have the family.
+    if row.rewrite is None or kind == model.config.get_text_config().model_type:
+        found += _compare_logits(model, folder)
     return found
 
 
-def _compare_logits(model: Any, folder: Path, row: Row) -> list[str]:
+def _compare_logits(model: Any, folder: Path) -> list[str]:
     import torch
     import transformers
 
-    loaded = getattr(transformers, row.auto).from_pretrained(
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
     )
     ids = torch.arange(3, 35)[None]

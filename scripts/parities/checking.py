@@ -40,7 +40,7 @@ def check(name: str, row: Row, folder: Path) -> Result:
     result = llmkit.convert(folder, "gguf-f32", output=gguf_of(folder))
     seconds = time.perf_counter() - started
     gguf = result.path
-    back = compare_way_back(model, gguf, row)
+    back = compare_way_back(model, folder, gguf, row)
     if TensorType.MXFP4 in result.plan.types:
         # llama.cpp multiplies quantised weights by activations that it rounds to 8 bits.
         decoded = folder.with_name(f"{folder.name}-decoded.gguf")
