@@ -82,5 +82,5 @@ FAMILY = Family(
     read_hparams=read_hparams,
     tensors=(*blocks.embedding(), *BLOCK, *OUTPUT),
     write_config=write_config,
-    wrote=lambda h: blocks.experts_of(h).n_ff_shared is None,
+    wrote=lambda h: h.experts is not None and h.experts.n_ff_shared is None,
 )

@@ -61,4 +61,5 @@ FAMILY = Family(
         *granitemoe.OUTPUT,
     ),
     write_config=write_config,
+    wrote=blocks.has_experts,
 )

@@ -174,14 +174,16 @@ def _rope(source: GGUFSource, found: MetadataReader, head_dim: int, n_context: i
     stated = {key: value for key in _SCALING_NUMBERS if (value := found.number(_SCALING + key)) is not None}
     original = found.integer(_SCALING + _ORIGINAL)
     stated |= {} if original is None else {_ORIGINAL: original}
-    rope = Rope(source.path, theta, "default", {}, share_of(rotated, head_dim))
+    plain = {} if original is None else {"original_max_position_embeddings": original}
+    rope = Rope(source.path, theta, "default", plain, share_of(rotated, head_dim))
     if "rope_freqs.weight" in names:
         return _llama3(source, rope, rotated, n_context)
     if "rope_factors_long.weight" in names:
         factors = {f"{kind}_factor": _read(source, f"rope_factors_{kind}.weight") for kind in ("long", "short")}
         parameters: dict[str, Any] = {kind: [shortest(x) for x in values] for kind, values in factors.items()}
-        given = {"attention_factor": stated.get("attn_factor"), "original_max_position_embeddings": original}
-        parameters |= {key: value for key, value in given.items() if value is not None}
+        parameters |= plain
+        if "attn_factor" in stated:
+            parameters["attention_factor"] = stated["attn_factor"]
         return Rope(source.path, theta, "longrope", parameters, rope.share)
     # llama.cpp takes linear scaling if no type is stated, and none without a factor.
     scaling = found.text(_SCALING + "type") or "linear"

@@ -20,7 +20,7 @@ from llmkit.formats.gguf import Value
 _SPACE: Final = "▁"
 _PREFIX: Final = "tokenizer.ggml."
 # What llama.cpp assumes for a SentencePiece vocabulary.
-_METASPACE_IDS: Final = {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0}
+_SENTENCEPIECE_IDS: Final = {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0}
 _HOLE: Final = re.compile(r"\[(?:PAD|UNUSED)\d+\]_*")
 # Where llama.cpp finds these in general.name, in lower case, all special tokens but some swallow the spaces after them;
 # files do not say so otherwise (llama.cpp, src/llama-vocab.cpp, "per token attributes").
@@ -70,6 +70,7 @@ class _Metadata:
     def __init__(self, source: GGUFSource) -> None:
         self.path = source.path
         self.values: Mapping[str, Value] = source.metadata
+        self.kind = self.get("model")
         self.tokens = self._array("tokens", str)
         types = self._array("token_type", int, optional=True) or [TokenType.NORMAL] * len(self.tokens)
         if len(types) != len(self.tokens):
@@ -78,18 +79,13 @@ class _Metadata:
         name = self.values.get("general.name")
         self.name = name.data.lower() if name is not None and isinstance(name.data, str) else ""
 
-    @property
-    def is_metaspace(self) -> bool:
-        """Whether spaces are `▁` and text is split as SentencePiece does."""
-        return self.get("model") == "llama"  # type: ignore[no-any-return]
-
     def get(self, key: str, default: Any = None) -> Any:
         value = self.values.get(_PREFIX + key)
         return default if value is None else value.data
 
     def id(self, key: str) -> int | None:
         """A token id that is in the vocabulary."""
-        id = self.get(key, _METASPACE_IDS.get(key) if self.is_metaspace else None)
+        id = self.get(key, _SENTENCEPIECE_IDS.get(key) if self.kind == "llama" else None)
         return id if isinstance(id, int) and 0 <= id < len(self.tokens) else None
 
     def text(self, key: str) -> str | None:
@@ -117,14 +113,16 @@ class _Metadata:
 
 
 def _tokenizer(found: _Metadata) -> dict[str, Any]:
-    kind = found.get("model")
-    if kind == "gpt2":
+    if found.kind == "gpt2":
         parts = _byte_level(found)
-    elif kind == "llama":
-        parts = _metaspace(found)
+    elif found.kind == "llama":
+        parts = _metaspace(found, _scored_merges(found), prefix=bool(found.get("add_space_prefix", True)))
+    elif found.kind == "gemma4":
+        parts = _metaspace(found, found.merges(), prefix=False)
     else:
         raise UnsupportedError(
-            f"{found.path}: a tokenizer of the kind {kind!r}; llmkit writes tokenizer.json for gpt2 and llama"
+            f"{found.path}: a tokenizer of the kind {found.kind!r}; llmkit writes tokenizer.json for gpt2, llama and "
+            "gemma4"
         )
     return {
         "version": "1.0",
@@ -189,15 +187,8 @@ def _byte_level(found: _Metadata) -> dict[str, Any]:
     }
 
 
-def _metaspace(found: _Metadata) -> dict[str, Any]:
-    """SentencePiece's BPE: the pair whose joint token has the best score is merged first."""
-    prefix = bool(found.get("add_space_prefix", True))
-    scores = found.scores()
-    normal = {
-        text: id
-        for id, (text, type) in enumerate(zip(found.tokens, found.types, strict=True))
-        if type == TokenType.NORMAL
-    }
+def _metaspace(found: _Metadata, merges: list[list[str]], *, prefix: bool) -> dict[str, Any]:
+    """BPE in which spaces are `▁`, with one before the text if `prefix`, and bytes for what is no token."""
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
     steps = [{"type": "Prepend", "prepend": _SPACE}, spaces] if prefix else [spaces]
     back: list[dict[str, Any]] = [
@@ -222,9 +213,20 @@ def _metaspace(found: _Metadata) -> dict[str, Any]:
             "byte_fallback": True,
             "ignore_merges": False,
             "vocab": _vocab(found),
-            "merges": merges_of(normal, scores),
+            "merges": merges,
         },
     }
+
+
+def _scored_merges(found: _Metadata) -> list[list[str]]:
+    """SentencePiece's: the pair whose joint token has the best score is merged first."""
+    scores = found.scores()
+    normal = {
+        text: id
+        for id, (text, type) in enumerate(zip(found.tokens, found.types, strict=True))
+        if type == TokenType.NORMAL
+    }
+    return merges_of(normal, scores)
 
 
 def merges_of(vocab: Mapping[str, int], scores: Sequence[float]) -> list[list[str]]:
@@ -240,7 +242,9 @@ def merges_of(vocab: Mapping[str, int], scores: Sequence[float]) -> list[list[st
 
 def _template(found: _Metadata) -> dict[str, Any] | None:
     """What goes around a text: the tokens that llama.cpp adds by itself."""
-    first = found.text("bos_token_id") if found.get("add_bos_token", found.is_metaspace) else None
+    # llama.cpp's default is to add BOS where spaces are `▁`; for Gemma's kind it cannot be turned off.
+    adds_first = found.kind == "gemma4" or found.get("add_bos_token", found.kind == "llama")
+    first = found.text("bos_token_id") if adds_first else None
     last = found.text("eos_token_id") if found.get("add_eos_token") else None
     ids = {"bos_token_id": first, "eos_token_id": last}
     if first is None and last is None:

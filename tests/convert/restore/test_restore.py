@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from llmkit.convert.tokenizer.vocabulary import TokenType
 from llmkit.errors import FormatError, OutputError, UnsupportedError
 from llmkit.formats.gguf import open_gguf
 from llmkit.formats.safetensors import read_header
+from tests.convert.archs.test_experts import Weights, joined, weights
+from tests.convert.archs.test_experts import write as write_mixture
 from tests.convert.trained import train_sentencepiece
 from tests.corpus import plain_texts
 from tests.tinygguf import TinyGGUF
@@ -165,3 +168,23 @@ def test_what_cannot_be_restored_is_refused(tmp_path: Path) -> None:
         llmkit.convert(gguf, "safetensors", output=tmp_path / "back", pure=True)
     with pytest.raises(UnsupportedError, match="unknown target"):
         llmkit.convert(gguf, "safetensors-q8_0", output=tmp_path / "back")
+
+
+@pytest.mark.parametrize("layout", [weights, joined])
+def test_a_quantised_mixture_comes_back_expert_by_expert(layout: Callable[[Weights], Weights], tmp_path: Path) -> None:
+    published = weights()
+    folder = write_mixture(tmp_path / "model", published if layout is weights else joined(published))
+    gguf = llmkit.convert(folder, "gguf-q8_0", output=tmp_path / "m.gguf").path
+    back = weights_of(llmkit.convert(gguf, "safetensors", output=tmp_path / "back").path)
+    assert back.keys() == published.keys()
+    for name, values in published.items():
+        assert (back[name].dtype, back[name].shape) == (np.float16, values.shape)
+        # Half a step of Q8_0, whose block's largest value is at most that of all, and the rounding of float16.
+        assert np.abs(back[name].astype(np.float32) - values).max() <= np.abs(values).max() * (0.51 / 127 + 2.0**-11)
+
+
+def test_a_mixture_whose_file_does_not_say_so_is_refused(tmp_path: Path) -> None:
+    for architecture in ("qwen2moe", "qwen3moe", "olmoe", "granitemoe"):
+        gguf = TinyGGUF(architecture).write(tmp_path / f"{architecture}.gguf")
+        with pytest.raises(FormatError, match="not those that its metadata describes"):
+            llmkit.convert(gguf, "safetensors", output=tmp_path / "back")
