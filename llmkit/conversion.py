@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,7 +131,7 @@ def carry_out(
     protect(inputs, paths)
     check_budget(plan, how.memory)
     verification = None
-    with _folder(output if plan.files[0].name else None, how.dry_run) as is_there:
+    with _folders((output, *(path.parent for path in paths)) if plan.files[0].name else (), how.dry_run) as is_there:
         for path in paths if is_there else ():
             check_output(path, overwrite=how.overwrite or how.dry_run)
         if not how.dry_run:
@@ -149,27 +149,29 @@ def carry_out(
 
 
 @contextmanager
-def _folder(folder: Path | None, dry_run: bool) -> Iterator[bool]:
-    """Make the output's folder, if it is to have one, unless nothing is written; whether it is there.
+def _folders(folders: Iterable[Path], dry_run: bool) -> Iterator[bool]:
+    """Make the folders that are missing, one after the other, unless nothing is written; whether all are there.
 
-    A folder that was made goes again if the work fails. Raises OutputError.
+    Those that were made go again if the work fails. Raises OutputError.
     """
-    if folder is None or folder.is_dir():
-        yield True
-        return
+    missing = [folder for folder in dict.fromkeys(folders) if not folder.is_dir()]
     if dry_run:
-        yield False
+        yield not missing
         return
-    try:
-        folder.mkdir()
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made: {error.strerror or error}") from error
-    try:
+    with ExitStack() as made:
+        for folder in missing:
+            try:
+                folder.mkdir()
+            except OSError as error:
+                raise OutputError(f"{folder}: cannot be made: {error.strerror or error}") from error
+            made.callback(_remove, folder)
         yield True
-    except BaseException:
-        with suppress(OSError):
-            folder.rmdir()
-        raise
+        made.pop_all()
+
+
+def _remove(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def execution(

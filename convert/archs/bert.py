@@ -14,4 +14,6 @@ FAMILY = Family(
     unused=encoders.UNUSED,
     prefixes=(("bert.", ""),),
     notes=encoders.notes,
+    write_config=encoders.write_encoder,
+    tokenizers=("bert",),
 )

@@ -375,8 +375,9 @@ def read_decoder(
     )
 
 
-def write_decoder(h: HParams) -> dict[str, Any]:
-    """`read_decoder` backwards."""
+def write_decoder(h: HParams, *, layer_norm_eps: str | None = None, activation: str = "silu") -> dict[str, Any]:
+    """`read_decoder` backwards, with the same arguments."""
+    epsilon = {layer_norm_eps: h.norm_eps} if layer_norm_eps else {"rms_norm_eps": h.rms_eps}
     return {
         "vocab_size": h.n_vocab,
         "hidden_size": h.n_embd,
@@ -385,9 +386,9 @@ def write_decoder(h: HParams) -> dict[str, Any]:
         "num_attention_heads": h.n_heads,
         "num_key_value_heads": h.n_kv_heads,
         "head_dim": h.head_dim,
-        "hidden_act": "silu",
+        "hidden_act": activation,
         "max_position_embeddings": h.n_context,
-        "rms_norm_eps": h.rms_eps,
+        **epsilon,
         **(write_rope(h.rope) or {"rope_theta": _THETA}),
         "tie_word_embeddings": h.tied_embeddings,
         "attention_bias": h.attention_bias,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llmkit.convert.archs import blocks
 from llmkit.convert.archs.blocks import Rules
 from llmkit.convert.archs.config import ConfigReader
@@ -107,6 +109,22 @@ def read_encoder(config: ConfigReader, *, first_position: int = 0) -> HParams:
         n_token_types=config.integer("type_vocab_size", 2),
         pooling=read_pooling(config.path.parent),
     )
+
+
+def write_encoder(h: HParams) -> dict[str, Any]:
+    """`read_encoder` backwards; files do not say which GELU it is."""
+    return {
+        "vocab_size": h.n_vocab,
+        "hidden_size": h.n_embd,
+        "intermediate_size": h.n_ff,
+        "num_hidden_layers": h.n_layers,
+        "num_attention_heads": h.n_heads,
+        "hidden_act": "gelu",
+        "max_position_embeddings": h.first_position + h.n_context,
+        "layer_norm_eps": h.norm_eps,
+        "position_embedding_type": "absolute",
+        "type_vocab_size": h.n_token_types,
+    }
 
 
 def notes(config: ConfigReader, hparams: HParams) -> tuple[str, ...]:

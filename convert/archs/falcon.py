@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llmkit.convert.archs import blocks, gelu
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
-from llmkit.convert.archs.rope import read_rope
+from llmkit.convert.archs.rope import read_rope, write_rope
 from llmkit.convert.archs.rules import Family, when
 from llmkit.convert.transforms import View
 from llmkit.errors import FormatError
@@ -47,6 +49,31 @@ def read_hparams(config: ConfigReader) -> HParams:
         # The name that the order of queries, keys and values goes by in files of this architecture.
         extra={"tensor_data_layout": string("jploski")},
     )
+
+
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards; files do not say which GELU it is."""
+    is_grouped = h.n_kv_heads != 1 or h.n_parallel_norms != 1
+    return {
+        "vocab_size": h.n_vocab,
+        "hidden_size": h.n_embd,
+        "ffn_hidden_size": h.n_ff,
+        "num_hidden_layers": h.n_layers,
+        "num_attention_heads": h.n_heads,
+        "num_kv_heads": h.n_kv_heads,
+        "max_position_embeddings": h.n_context,
+        "layer_norm_epsilon": h.norm_eps,
+        **write_rope(h.rope),
+        "tie_word_embeddings": h.tied_embeddings,
+        "activation": "gelu",
+        "alibi": False,
+        "bias": False,
+        "multi_query": True,
+        "parallel_attn": True,
+        # A key for each head, which the older one has too, is a group for each.
+        "new_decoder_architecture": is_grouped,
+        **({"num_ln_in_parallel_attn": h.n_parallel_norms} if is_grouped else {}),
+    }
 
 
 def notes(config: ConfigReader, hparams: HParams) -> tuple[str, ...]:
@@ -106,4 +133,5 @@ FAMILY = Family(
     tensors=TENSORS,
     unused=(r"transformer\.h\.\d+\.self_attention\.rotary(_emb)?\.inv_freq",),
     notes=notes,
+    write_config=write_config,
 )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llmkit.convert.archs import blocks, gelu
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rules import Family, Source, tensor
 from llmkit.errors import FormatError
+
+BLOCK = "transformer.h.{i}."
 
 
 def read_hparams(config: ConfigReader) -> HParams:
@@ -43,11 +47,31 @@ def notes(config: ConfigReader, hparams: HParams) -> tuple[str, ...]:
     return gelu.notes(config, "activation_function", "gelu_new")
 
 
-def embeddings(prefix: str = "") -> blocks.Rules:
+def write_gpt(h: HParams) -> dict[str, Any]:
+    """`read_gpt` backwards, but for the kind of GELU, which files do not say."""
+    return {
+        "vocab_size": h.n_vocab,
+        "n_positions": h.n_context,
+        "n_ctx": h.n_context,
+        "n_embd": h.n_embd,
+        "n_layer": h.n_layers,
+        "n_head": h.n_heads,
+        "n_inner": h.n_ff,
+        "layer_norm_epsilon": h.norm_eps,
+        "tie_word_embeddings": h.tied_embeddings,
+    }
+
+
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards."""
+    return {**write_gpt(h), "activation_function": "gelu_new"}
+
+
+def embeddings() -> blocks.Rules:
     """The embedding of tokens, and that of positions."""
     return (
-        *blocks.embedding(prefix + "wte"),
-        *blocks.linear("position_embd", lambda h: h.n_context, blocks.embd, prefix + "wpe"),
+        *blocks.embedding("transformer.wte"),
+        *blocks.linear("position_embd", lambda h: h.n_context, blocks.embd, "transformer.wpe"),
     )
 
 
@@ -62,13 +86,13 @@ def _transposed(role: str, rows: blocks.Size, columns: blocks.Size, name: str) -
 
 TENSORS = (
     *embeddings(),
-    *blocks.layer_norm("attn_norm", "h.{i}.ln_1"),
-    *_transposed("attn_qkv", lambda h: 3 * h.n_embd, blocks.embd, "h.{i}.attn.c_attn"),
-    *_transposed("attn_output", blocks.embd, blocks.embd, "h.{i}.attn.c_proj"),
-    *blocks.layer_norm("ffn_norm", "h.{i}.ln_2"),
-    *_transposed("ffn_up", blocks.ff, blocks.embd, "h.{i}.mlp.c_fc"),
-    *_transposed("ffn_down", blocks.embd, blocks.ff, "h.{i}.mlp.c_proj"),
-    *blocks.layer_norm("output_norm", "ln_f"),
+    *blocks.layer_norm("attn_norm", BLOCK + "ln_1"),
+    *_transposed("attn_qkv", lambda h: 3 * h.n_embd, blocks.embd, BLOCK + "attn.c_attn"),
+    *_transposed("attn_output", blocks.embd, blocks.embd, BLOCK + "attn.c_proj"),
+    *blocks.layer_norm("ffn_norm", BLOCK + "ln_2"),
+    *_transposed("ffn_up", blocks.ff, blocks.embd, BLOCK + "mlp.c_fc"),
+    *_transposed("ffn_down", blocks.embd, blocks.ff, BLOCK + "mlp.c_proj"),
+    *blocks.layer_norm("output_norm", "transformer.ln_f"),
     *blocks.head(),
 )
 
@@ -79,7 +103,9 @@ FAMILY = Family(
     read_hparams=read_hparams,
     tensors=TENSORS,
     # The causal mask and what it masks with, which older checkpoints store.
-    unused=(r"h\.\d+\.attn\.(masked_)?bias",),
-    prefixes=(("transformer.", ""),),
+    unused=(r"transformer\.h\.\d+\.attn\.(masked_)?bias",),
+    # Names in checkpoints of the model without a head, such as those that were published first.
+    prefixes=tuple((name, f"transformer.{name}") for name in ("h.", "wte.", "wpe.", "ln_f.")),
     notes=notes,
+    write_config=write_config,
 )

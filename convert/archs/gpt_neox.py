@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from llmkit.convert.archs import blocks, gelu
 from llmkit.convert.archs.config import ConfigReader
@@ -27,6 +28,20 @@ def read_hparams(config: ConfigReader) -> HParams:
     )
     hparams = blocks.require_heads_of_model_width(config, hparams)
     return replace(hparams, parallel_residual=config.boolean("use_parallel_residual", True))
+
+
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards; files do not say which GELU it is."""
+    assert h.rope is not None
+    found = {
+        **blocks.write_decoder(h, layer_norm_eps="layer_norm_eps", activation="gelu"),
+        "attention_bias": True,
+        "rotary_emb_base": h.rope.theta,
+        "rotary_pct": h.rope.share,
+        "use_parallel_residual": h.parallel_residual is not False,
+    }
+    # These have the names above, in every version of transformers.
+    return {key: value for key, value in found.items() if key not in ("rope_theta", "partial_rotary_factor")}
 
 
 def notes(config: ConfigReader, hparams: HParams) -> tuple[str, ...]:
@@ -55,4 +70,5 @@ FAMILY = Family(
     # The causal mask, what it masks with, and the rotary frequencies, which older checkpoints store.
     unused=(r"gpt_neox\.layers\.\d+\.attention\.((masked_)?bias|rotary_emb\.inv_freq)",),
     notes=notes,
+    write_config=write_config,
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llmkit.convert.archs import blocks
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
@@ -22,6 +24,15 @@ def read_hparams(config: ConfigReader) -> HParams:
     return blocks.require_heads_of_model_width(config, hparams)
 
 
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards."""
+    return {
+        **blocks.write_decoder(h, layer_norm_eps="norm_eps", activation="relu2"),
+        # Stated also where it is 1, which is not what a missing key means.
+        "partial_rotary_factor": 1.0 if h.rope is None else h.rope.share,
+    }
+
+
 _has_attention_bias = when(lambda h: h.attention_bias)
 
 TENSORS = (
@@ -40,4 +51,5 @@ FAMILY = Family(
     gguf_architecture="nemotron",
     read_hparams=read_hparams,
     tensors=TENSORS,
+    write_config=write_config,
 )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from llmkit.convert.archs import blocks, encoders
 from llmkit.convert.archs.config import ConfigReader, excerpt
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.pooling import read_pooling
-from llmkit.convert.archs.rope import read_rope
+from llmkit.convert.archs.rope import read_rope, write_rope
 from llmkit.convert.archs.rules import Family, tensor
 from llmkit.errors import FormatError, UnsupportedError
 
@@ -71,6 +71,16 @@ def read_hparams(config: ConfigReader) -> HParams:
     )
 
 
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards, under the names that transformers has."""
+    return {
+        **encoders.write_encoder(h),
+        "head_dim": h.head_dim,
+        "hidden_act": "silu",
+        **write_rope(h.rope),
+    }
+
+
 FAMILY = Family(
     model_type="nomic_bert",
     architectures=("NomicBertModel", "NomicBertForPreTraining", "NomicBertForMaskedLM"),
@@ -95,4 +105,5 @@ FAMILY = Family(
     unused=encoders.UNUSED,
     prefixes=(("bert.", ""), ("nomic_bert.", ""), ("model.", "")),
     notes=encoders.notes,
+    write_config=write_config,
 )

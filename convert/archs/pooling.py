@@ -17,6 +17,7 @@ from llmkit.formats.strictjson import parse_json, read_json_object
 
 MODULES: Final = "modules.json"
 SETTINGS: Final = "sentence_bert_config.json"
+_POOLING: Final = "1_Pooling"
 _MAX_BYTES: Final = 1 << 20
 
 # Keys of the pooling's config.json, and values of its newer `pooling_mode`: what llmkit calls them.
@@ -50,6 +51,23 @@ def read_pooling(folder: Path) -> str | None:
                 f"model; without {MODULES} it is converted up to the embeddings of tokens"
             )
     return found
+
+
+def write_pooling(pooling: str | None, n_embd: int) -> dict[str, Any]:
+    """`read_pooling` backwards: the files of sentence-transformers by their names, none without a pooling."""
+    if pooling is None:
+        return {}
+    modules = (("", "Transformer"), (_POOLING, "Pooling"))
+    return {
+        MODULES: [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (path, kind) in enumerate(modules)
+        ],
+        f"{_POOLING}/config.json": {
+            "word_embedding_dimension": n_embd,
+            **{flag: name == pooling for flag, name in _FLAGS.items()},
+        },
+    }
 
 
 def longest_text(folder: Path) -> int | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from llmkit.convert.archs import encoders
 from llmkit.convert.archs.config import ConfigReader, excerpt
 from llmkit.convert.archs.hparams import HParams
@@ -20,6 +23,20 @@ def read_hparams(config: ConfigReader) -> HParams:
     return encoders.read_encoder(config, first_position=padding + 1)
 
 
+def from_file(metadata: ConfigReader, hparams: HParams) -> HParams:
+    """The hyper-parameters with the positions for padding, which follow from the number of its token."""
+    key = "tokenizer.ggml.padding_token_id"
+    padding = metadata.values.get(key, 1)
+    if isinstance(padding, bool) or not isinstance(padding, int) or not 0 <= padding < hparams.n_context:
+        raise metadata.unsupported(key, padding, "the positions up to that number are for padding in RoBERTa")
+    return replace(hparams, first_position=padding + 1)
+
+
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards."""
+    return {**encoders.write_encoder(h), "pad_token_id": h.first_position - 1}
+
+
 FAMILY = Family(
     model_type="roberta",
     architectures=("RobertaModel", "RobertaForMaskedLM"),
@@ -29,4 +46,7 @@ FAMILY = Family(
     unused=encoders.UNUSED,
     prefixes=(("roberta.", ""),),
     notes=encoders.notes,
+    write_config=write_config,
+    from_file=from_file,
+    tokenizers=("gpt2",),
 )

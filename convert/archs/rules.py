@@ -104,9 +104,12 @@ class Family:
     carry over for a given config. `text_config` is the key under which the config of a multimodal model has that of
     its text part; the tensors of its other parts match `other_parts`. `further_layers` is a regular expression of the
     tensors of layers, whose group is the layer's number: layers beyond those of the model predict further tokens.
-    `write_config` is `read_hparams` backwards: the entries of config.json, without those that all families have in
-    common (see `llmkit.convert.restore`). `wrote` tells whether a file with these hyper-parameters is of this family,
-    where several have a GGUF architecture in common.
+
+    For the way back (see `llmkit.convert.restore`) `write_config` is `read_hparams` backwards: the entries of
+    config.json, without those that all families have in common. `from_file` adds to the hyper-parameters what a file's
+    metadata says in ways that only this family has. Where several families have a GGUF architecture in common, `wrote`
+    tells whether a file with these hyper-parameters is of this one, and `tokenizers` of which kinds, by
+    `tokenizer.ggml.model`, its tokenizer may be; none are named where it may be any.
     """
 
     model_type: str
@@ -122,6 +125,8 @@ class Family:
     write_config: Callable[[HParams], dict[str, Any]] | None = None
     further_layers: str | None = None
     wrote: Callable[[HParams], bool] = lambda hparams: True
+    from_file: Callable[[ConfigReader, HParams], HParams] = lambda metadata, hparams: hparams
+    tokenizers: tuple[str, ...] = ()
 
     def is_unused(self, name: str) -> bool:
         """Whether inference does without the checkpoint tensor `name`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from llmkit.convert.archs import blocks, llama
 from llmkit.convert.archs.config import ConfigReader
@@ -29,6 +30,18 @@ def read_hparams(config: ConfigReader) -> HParams:
         qk_norm=config.boolean("qk_layernorm", False),
         parallel_residual=config.boolean("use_parallel_residual", False),
     )
+
+
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards."""
+    return {
+        **blocks.write_decoder(h, layer_norm_eps="layer_norm_eps"),
+        # Stated also where it is 1, which is not what a missing key means.
+        "partial_rotary_factor": 1.0 if h.rope is None else h.rope.share,
+        "use_qkv_bias": h.attention_bias,
+        "qk_layernorm": h.qk_norm,
+        "use_parallel_residual": h.parallel_residual is True,
+    }
 
 
 def _head_norm(role: str, name: str, n_heads: blocks.Size) -> blocks.Rules:
@@ -70,4 +83,5 @@ FAMILY = Family(
     read_hparams=read_hparams,
     tensors=TENSORS,
     unused=llama.FAMILY.unused,
+    write_config=write_config,
 )

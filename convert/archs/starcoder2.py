@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llmkit.convert.archs import blocks, gelu
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
@@ -22,6 +24,15 @@ def read_hparams(config: ConfigReader) -> HParams:
         tied=True,
     )
     return blocks.require_heads_of_model_width(config, hparams)
+
+
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards; files do not say which GELU it is."""
+    return {
+        **blocks.write_decoder(h, layer_norm_eps="norm_epsilon", activation="gelu_pytorch_tanh"),
+        "use_bias": True,
+        "sliding_window": None,
+    }
 
 
 def notes(config: ConfigReader, hparams: HParams) -> tuple[str, ...]:
@@ -49,4 +60,5 @@ FAMILY = Family(
     read_hparams=read_hparams,
     tensors=TENSORS,
     notes=notes,
+    write_config=write_config,
 )

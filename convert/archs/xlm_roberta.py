@@ -14,4 +14,7 @@ FAMILY = Family(
     unused=roberta.FAMILY.unused,
     prefixes=roberta.FAMILY.prefixes,
     notes=roberta.FAMILY.notes,
+    write_config=roberta.write_config,
+    from_file=roberta.from_file,
+    tokenizers=("t5",),
 )

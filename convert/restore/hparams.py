@@ -8,14 +8,17 @@ from typing import Any, Final
 import numpy as np
 
 from llmkit.convert.archs import Experts, HParams, LatentAttention, Rope, StateSpace, excerpt
-from llmkit.convert.gguf_keys import EXPERT_KEYS, GATING, KEYS, STATE_KEYS, llama3_factors
+from llmkit.convert.gguf_keys import EXPERT_KEYS, GATING, KEYS, POOLING, STATE_KEYS, llama3_factors
 from llmkit.convert.gguf_source import GGUFSource
 from llmkit.convert.gguf_yarn import yarn_parameters
+from llmkit.convert.packed.reader import reading
 from llmkit.convert.restore.metadata import MetadataReader, share_of, shortest
 from llmkit.convert.sources import read_tensor
 from llmkit.errors import FormatError, UnsupportedError
 from llmkit.formats.gguf import Value, boolean, f32, u32
+from llmkit.types import TensorInfo
 
+_AT_ONCE: Final = 1 << 20  # bytes
 # What Llama 3.1's scaling is published with; the file has the factors that follow from them.
 _LLAMA3: Final = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
 _LLAMA3_CONTEXTS: Final = (8192, 4096, 2048, 16384, 32768, 1024, 512, 256, 128, 64)
@@ -38,7 +41,8 @@ def read_hparams(source: GGUFSource, architecture: str) -> HParams:
     Raises FormatError for what is missing or cannot be, UnsupportedError for what config.json could not say.
     """
     found = MetadataReader(source, architecture)
-    names = {tensor.name for tensor in source.tensors}
+    tensors = {tensor.name: tensor for tensor in source.tensors}
+    names = set(tensors)
     n_layers = found.required("block_count")
     if not 1 <= n_layers <= len(names):
         raise FormatError(
@@ -47,10 +51,12 @@ def read_hparams(source: GGUFSource, architecture: str) -> HParams:
     for key in ("context_length", "embedding_length", "feed_forward_length"):
         found.required(key)
     fields = _fields(found, KEYS)
+    if "pooling" in fields:
+        fields["pooling"] = next((name for name, number in POOLING.items() if number == fields["pooling"]), None)
     n_heads = found.required("attention.head_count")
     fields.setdefault("n_kv_heads", n_heads)
     head_dim = _head_dim(found, n_heads, fields["n_embd"])
-    embedding = next((tensor for tensor in source.tensors if tensor.name == "token_embd.weight"), None)
+    embedding, output = (tensors.get(name) for name in ("token_embd.weight", "output.weight"))
     if embedding is None or len(embedding.shape) != 2:
         raise FormatError(source.path, "is missing, or no matrix", tensor="token_embd.weight")
     fields["n_vocab"] = embedding.shape[0]
@@ -63,15 +69,37 @@ def read_hparams(source: GGUFSource, architecture: str) -> HParams:
         head_dim=head_dim,
         rope=_rope(source, found, head_dim, fields["n_context"], names),
         sliding_rope=_sliding_rope(source, found),
-        tied_embeddings="output.weight" not in names,
+        tied_embeddings=output is None or _hold_the_same(embedding, output),
         attention_bias=bool(names & {"blk.0.attn_q.bias", "blk.0.attn_qkv.bias"}),
         mlp_bias=bool(names & {"blk.0.ffn_up.bias", "blk.0.ffn_down.bias"}),
         qk_norm="blk.0.attn_q_norm.weight" in names,
+        n_token_types=_n_token_types(source),
+        n_parallel_norms=2 if "blk.0.attn_norm_2.weight" in names else 1,
         latent=_latent(found),
         experts=_experts(found),
         states=_states(found),
         extra={key: value for key, value in found.values.items() if key not in known},
     )
+
+
+def _hold_the_same(a: TensorInfo, b: TensorInfo) -> bool:
+    """Whether two tensors of a file are the same, byte for byte: then one of the checkpoint became both."""
+    if (a.dtype, a.shape) != (b.dtype, b.shape) or not a.nbytes:
+        return False
+    with reading(a, b) as reader:
+        for first in range(0, a.nbytes, _AT_ONCE):
+            count = min(_AT_ONCE, a.nbytes - first)
+            if not np.array_equal(reader.bytes(a, first, count), reader.bytes(b, first, count)):
+                return False
+    return True
+
+
+def _n_token_types(source: GGUFSource) -> int | None:
+    key = "tokenizer.ggml.token_type_count"
+    value = source.metadata.get(key)
+    if value is not None and not isinstance(value.data, int):
+        raise FormatError(source.path, f"metadata {key} must be a number, found {excerpt(value.data)}")
+    return None if value is None else value.data
 
 
 def _fields(found: MetadataReader, keys: Mapping[str, tuple[str, Callable[[Any], Value]]]) -> dict[str, Any]:

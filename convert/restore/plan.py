@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from llmkit.convert.archs import FAMILIES, Family, HParams, LacksPartError
+from llmkit.convert.archs import FAMILIES, ConfigReader, Family, HParams, LacksPartError
+from llmkit.convert.archs.pooling import write_pooling
 from llmkit.convert.encoding import require_schemes
 from llmkit.convert.gguf_source import GGUFSource
 from llmkit.convert.plan import ConversionPlan, PlannedFile, PlannedTensor
@@ -25,7 +26,9 @@ DEFAULT_SHARD: Final = 5_000_000_000
 def plan_checkpoint(
     source: GGUFSource, type: TensorType | None = None, *, shard_size: int = DEFAULT_SHARD
 ) -> ConversionPlan:
-    """Plan the checkpoint that `source` came from, or might have come from; reads no weight but rotary factors.
+    """Plan the checkpoint that `source` came from, or might have come from.
+
+    Reads no weights but rotary factors, and of embedding and output matrix as much as they have in common.
 
     type: of all tensors, F32, F16 or BF16; by default what the file's matrices have, and F16 for quantised ones.
     shard_size: bytes of tensor data from which on the next SafeTensors file begins.
@@ -39,11 +42,17 @@ def plan_checkpoint(
         known = ", ".join(sorted({family.gguf_architecture for family in FAMILIES}))
         raise UnsupportedError(f"{source.path}: architecture {architecture!r} is not known to llmkit; known: {known}")
     hparams = read_hparams(source, architecture)
-    family, restored = _find(families, hparams, source)
+    family, hparams, restored = _find(families, hparams, source)
     type = _usual_type(source) if type is None else type
     files = _weight_files(restored, type, shard_size)
     config = _config(family, hparams, source, type)
-    documents = {"config.json": config, **tokenizer_documents(source, hparams.n_context)}
+    documents = {
+        "config.json": config,
+        **tokenizer_documents(source, hparams.n_context),
+        **write_pooling(hparams.pooling, hparams.n_embd),
+    }
+    if hparams.causal is not False:
+        documents["generation_config.json"] = special_ids(source)
     if len(files) > 1:
         documents["model.safetensors.index.json"] = _index(files)
     plan = ConversionPlan(
@@ -58,17 +67,22 @@ def plan_checkpoint(
     return plan
 
 
-def _find(families: Sequence[Family], hparams: HParams, source: GGUFSource) -> tuple[Family, list[Restored]]:
-    """The first of the families whose tensors these are."""
+def _find(families: Sequence[Family], hparams: HParams, source: GGUFSource) -> tuple[Family, HParams, list[Restored]]:
+    """The first of the families whose tensors these are, and the hyper-parameters as it reads them."""
+    metadata = ConfigReader(source.path, {key: value.data for key, value in source.metadata.items()})
+    tokenizer = metadata.values.get("tokenizer.ggml.model")
     tensors = {tensor.name: tensor for tensor in source.tensors}
     for family in families:
+        if (family.tokenizers and tokenizer not in family.tokenizers) or not family.wrote(hparams):
+            continue
         # Numbers of a damaged file may contradict each other in ways that only the rules notice.
         try:
-            restored = restore_tensors(family, hparams, tensors, source.path) if family.wrote(hparams) else None
+            found = family.from_file(metadata, hparams)
+            restored = restore_tensors(family, found, tensors, source.path)
         except (LacksPartError, ValueError, ZeroDivisionError):
             continue
         if restored is not None:
-            return family, restored
+            return family, found, restored
     names = ", ".join(family.model_type for family in families)
     raise FormatError(source.path, f"its tensors are not those that its metadata describes ({names})")
 

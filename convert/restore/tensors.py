@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.convert.archs import Family, HParams, Presence
+from llmkit.convert.archs import Family, HParams, Presence, Source
 from llmkit.convert.matching import expected_rules, source_names
 from llmkit.convert.plan import Computed, Stored
 from llmkit.convert.restore.decoded import DecodedTensor, is_quantized
@@ -61,10 +61,14 @@ def restore_tensors(
             if rule.presence(hparams) is Presence.REQUIRED:
                 return None
             continue
+        if rule.presence(hparams) is Presence.ABSENT:
+            continue  # another rule may be for it; else it is left
         shape = rule.shape(hparams)
-        if info.shape != shape or rule.presence(hparams) is Presence.ABSENT:
+        if info.shape != shape:
             return None
         used.add(name)
+        if any(_has_all_of(pieces, source, shape) for source in rule.sources[1:] if source.given(hparams)):
+            continue  # the file has it twice, such as an output matrix that is tied to the embedding
         source = rule.sources[0]
         names = source_names(source, rule, block, hparams)
         for place, there in enumerate(names):
@@ -80,6 +84,12 @@ def restore_tensors(
     if left:
         return None
     return [_joined(name, found, path) for name, found in pieces.items()]
+
+
+def _has_all_of(pieces: Mapping[str, _Pieces], source: Source, shape: tuple[int, ...]) -> bool:
+    """Whether another rule has the same tensor, as it is."""
+    found = pieces.get(source.pattern)
+    return found is not None and source.view is None and found.shape == shape
 
 
 def _places(info: TensorInfo, first: int, view: View, columns: int) -> list[tuple[int, Stored]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import llmkit
 from llmkit.errors import LlmkitError, UnsupportedError
 from llmkit.formats.gguf import open_gguf
+from parities.gelu import use_ggml_gelu
 from parities.row import Row
 from parities.tokens import compare_tokenizers
 
@@ -43,19 +45,28 @@ def compare_way_back(model: Any, original: Path, gguf: Path, row: Row) -> list[s
     kind = json.loads((folder / "config.json").read_text())["model_type"]
     # Otherwise transformers does not have the family.
     if row.rewrite is None or kind == model.config.get_text_config().model_type:
-        found += _compare_logits(model, folder)
+        found += _compare_outputs(model, folder, row)
     return found
 
 
-def _compare_logits(model: Any, folder: Path) -> list[str]:
+def _compare_outputs(model: Any, folder: Path, row: Row) -> list[str]:
     import torch
     import transformers
 
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
-    )
+    auto = transformers.AutoModel if row.encoder else transformers.AutoModelForCausalLM
+    loaded = auto.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True)
+    if _gelu(loaded) != _gelu(model):
+        # The file does not say which GELU it is: with the same in both, the rest must be the same.
+        model = deepcopy(model)
+        use_ggml_gelu(model)
+        use_ggml_gelu(loaded)
     ids = torch.arange(3, 35)[None]
     with torch.inference_mode():
         before, after = (m.eval()(ids)[0] for m in (model, loaded))
     far = float((before - after).abs().max())
     return [] if far < 1e-4 else [f"transformers' output is {far:.1e} away"]
+
+
+def _gelu(model: Any) -> set[str]:
+    """Which kinds of GELU a model has."""
+    return {repr(module) for module in model.modules() if "GELU" in type(module).__name__}
