@@ -6,6 +6,11 @@ Layout, for a weight [out, in] (AutoGPTQ's and GPTQModel's qlinear modules):
   qzeros   I32 [groups, out * bits / 32]  the zero points of each group in one row
   g_idx    I32 [in]                       the group of each input; without it groups follow one another
 weight[o, i] = scales[g, o] * (code - zero[g, o]) with g the group of i. Format "gptq" stores zero - 1, "gptq_v2" zero.
+
+How the 1 is subtracted matters where a zero point is 0. GPTQModel subtracts from whole words, so that one code borrows
+from the next, and adds to whole words when it reads (utils/model.py, `convert_gptq_v1_to_v2_format_module`); so it is
+done here. For 3 bits it takes the constants of three words in another order than that of their codes, which only its
+own files must undo.
 """
 
 from __future__ import annotations
@@ -24,13 +29,18 @@ from llmkit.errors import FormatError
 from llmkit.types import TensorInfo, TensorType
 
 _BITS: Final = (2, 3, 4, 8)
-# What is subtracted from zero points before they are stored.
-_ZERO_OFFSETS: Final = {"gptq": 1, "gptq_v2": 0}
+_FORMATS: Final = ("gptq", "gptq_v2")
+# By bits: a 1 in each code of a word. GPTQModel's for 3 bits are for three words in turn, and not where codes begin.
+_ONES: Final = {2: (0x55555555,), 4: (0x11111111,), 8: (0x01010101,)}
+_ONES_OF_GPTQMODEL: Final = {**_ONES, 3: (0x24924924, 0x92492492, 0x49249249)}
 
 
 @dataclass(frozen=True, slots=True)
 class GPTQTensor:
-    """One weight. `groups` (g_idx) tells the group of each input, else groups of `group_size` follow one another."""
+    """One weight. `groups` (g_idx) tells the group of each input, else groups of `group_size` follow one another.
+
+    Zero points are what is stored plus `added_to_words`, for the words of a row in turn, plus `added_to_zeros`.
+    """
 
     name: str
     codes: TensorInfo
@@ -39,7 +49,8 @@ class GPTQTensor:
     groups: TensorInfo | None
     bits: int
     group_size: int
-    zero_offset: int
+    added_to_words: tuple[int, ...]
+    added_to_zeros: int
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -69,10 +80,11 @@ class GPTQTensor:
         together = 32 if self.bits == 3 else 32 // self.bits  # codes that end where a word does
         begin, end = first // together, -(-(first + count) // together)
         n_words = together * self.bits // 32
-        stored = codes_of(reader.columns(self.zeros, begin * n_words, (end - begin) * n_words), self.bits)
-        found = stored[:, first - begin * together :][:, :count].T
-        # A zero point of 0 less 1 wraps to the highest code.
-        return (found + np.uint8(self.zero_offset) & np.uint8((1 << self.bits) - 1)).astype(np.float32)
+        words = reader.columns(self.zeros, begin * n_words, (end - begin) * n_words).view(np.uint32)
+        if self.added_to_words:
+            words += np.resize(np.array(self.added_to_words, np.uint32), words.shape[1])
+        found = codes_of(words.view(np.int32), self.bits)[:, first - begin * together :][:, :count].T
+        return (found + np.uint8(self.added_to_zeros) & np.uint8((1 << self.bits) - 1)).astype(np.float32)
 
     def _groups(self, reader: Reader) -> NDArray[np.integer] | int:
         """The group of each input, or the size of groups that follow one another."""
@@ -94,8 +106,8 @@ def unpack(packing: Packing) -> Unpacked:
     """Every weight that is stored as qweight, qzeros and scales. Raises FormatError, UnsupportedError."""
     settings = packing.settings
     name = settings.values.get("checkpoint_format") or "gptq"
-    if name not in _ZERO_OFFSETS:
-        known = ", ".join(_ZERO_OFFSETS)
+    if name not in _FORMATS:
+        known = ", ".join(_FORMATS)
         raise unsupported(settings, f"GPTQ with checkpoint_format {excerpt(name)} is not read, only {known}")
     bits = settings.integer("bits")
     if bits not in _BITS:
@@ -103,14 +115,14 @@ def unpack(packing: Packing) -> Unpacked:
     tensors: list[PackedTensor] = []
     used: set[str] = set()
     for module in packing.endings(".qweight"):
-        tensor = _tensor(packing, module, bits, _ZERO_OFFSETS[name])
+        tensor = _tensor(packing, module, bits, name)
         tensors.append(tensor)
         used |= {part.name for part in tensor.stored}
         used.add(f"{module}.g_idx")
     return Unpacked(tuple(tensors), frozenset(used))
 
 
-def _tensor(packing: Packing, module: str, bits: int, zero_offset: int) -> GPTQTensor:
+def _tensor(packing: Packing, module: str, bits: int, format: str) -> GPTQTensor:
     codes = packing.get(f"{module}.qweight", "I32")
     if len(codes.shape) != 2:
         raise FormatError(codes.path, f"shape {list(codes.shape)}; packed weights are matrices", tensor=codes.name)
@@ -132,7 +144,16 @@ def _tensor(packing: Packing, module: str, bits: int, zero_offset: int) -> GPTQT
             tensor=scales.name,
         )
     zeros = packing.get(f"{module}.qzeros", "I32", shape=(n_expected, -(-n_out * bits // 32)))
-    return GPTQTensor(f"{module}.weight", codes, scales, zeros, groups, bits, group_size, zero_offset)
+    words = (_ONES_OF_GPTQMODEL if _is_of_gptqmodel(packing) else _ONES).get(bits, ()) if format == "gptq" else ()
+    added = 1 if format == "gptq" and not words else 0
+    return GPTQTensor(f"{module}.weight", codes, scales, zeros, groups, bits, group_size, words, added)
+
+
+def _is_of_gptqmodel(packing: Packing) -> bool:
+    """Whether the config names GPTQModel as what wrote the checkpoint, such as "gptqmodel:2.2.0"."""
+    found = packing.settings.object("meta").get("quantizer")
+    names = found if isinstance(found, list) else [found]
+    return any(str(name).lower().startswith("gptqmodel") for name in names)
 
 
 def _bits_of(codes: TensorInfo, groups: TensorInfo) -> int:

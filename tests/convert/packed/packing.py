@@ -29,7 +29,7 @@ def words_of(codes: NDArray[np.int64], bits: int) -> torch.Tensor:
 
 def gptq(
     rng: np.random.Generator, n_out: int, n_in: int, *, bits: int = 4, group_size: int = 128, act_order: bool = False,
-    stored_less: int = 1, with_groups: bool = True,
+    stored_less: int = 1, with_groups: bool = True, ones: tuple[int, ...] | None = None,
 ) -> Packed:  # fmt: skip
     groups = np.arange(n_in) // group_size
     if act_order:
@@ -37,14 +37,17 @@ def gptq(
     n_groups = int(groups.max()) + 1
     codes = rng.integers(0, 1 << bits, (n_in, n_out))
     zeros = rng.integers(0, 1 << bits, (n_groups, n_out))
+    if bits == 3 and ones is None:  # AutoGPTQ subtracts before it packs, and a zero point of 0 is lost
+        zeros = np.maximum(zeros, 1)
+        packed = words_of(np.ascontiguousarray(zeros.T - stored_less), bits).T.contiguous()
+    else:
+        packed = words_of(np.ascontiguousarray(zeros.T), bits).T.contiguous()
+        each = ones or (sum(1 << place for place in range(0, 32, bits)),)
+        subtracted = [stored_less * each[i % len(each)] for i in range(packed.shape[1])]
+        packed = (packed.long() - torch.tensor(subtracted)).to(torch.int32)  # modulo 2**32
     scales = rng.uniform(0.001, 0.02, (n_groups, n_out)).astype(np.float16)
     weight = scales[groups].astype(np.float32) * (codes - zeros[groups]).astype(np.float32)
-    stored = (zeros - stored_less) % (1 << bits)
-    tensors = {
-        "qweight": words_of(codes, bits),
-        "qzeros": words_of(np.ascontiguousarray(stored.T), bits).T.contiguous(),
-        "scales": torch.from_numpy(scales),
-    }
+    tensors = {"qweight": words_of(codes, bits), "qzeros": packed, "scales": torch.from_numpy(scales)}
     if with_groups:
         tensors["g_idx"] = torch.from_numpy(groups.astype(np.int32))
     return tensors, np.ascontiguousarray(weight.T)

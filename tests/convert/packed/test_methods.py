@@ -64,6 +64,9 @@ def compressed(format: str, **weights: Any) -> dict[str, Any]:
 
 PACKED, NAIVE = "pack-quantized", "naive-quantized"
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": False}
+GPTQMODEL_ONES = (
+    0b00100100100100100100100100100100, 0b10010010010010010010010010010010, 0b01001001001001001001001001001001,
+)  # fmt: skip
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
 NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "_load_in_4bit": True}
 
@@ -77,6 +80,9 @@ CASES: dict[str, tuple[Packer, dict[str, Any]]] = {
     **{f"GPTQ, {bits} bits": (with_(packing.gptq, bits=bits), {**GPTQ, "bits": bits}) for bits in (2, 3, 4, 8)},
     "GPTQ, groups in no order": (with_(packing.gptq, act_order=True), {**GPTQ, "desc_act": True}),
     "GPTQ, 3 bits in no order": (with_(packing.gptq, bits=3, act_order=True), {**GPTQ, "bits": 3}),
+    "GPTQ, 3 bits of GPTQModel": (
+        with_(packing.gptq, bits=3, ones=GPTQMODEL_ONES),
+        {**GPTQ, "bits": 3, "meta": {"quantizer": ["gptqmodel:2.2.0"]}}),
     "GPTQ, without g_idx": (with_(packing.gptq, with_groups=False), GPTQ),
     "GPTQ, one group": (with_(packing.gptq, group_size=4096), {**GPTQ, "group_size": -1}),
     "GPTQ, a last group that is smaller": (with_(packing.gptq, group_size=96), {**GPTQ, "group_size": 96}),
