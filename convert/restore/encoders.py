@@ -5,7 +5,6 @@ from __future__ import annotations
 from base64 import b64encode
 from typing import Any, Final
 
-from llmkit.convert.restore.metadata import shortest
 from llmkit.convert.restore.vocabulary import StatedVocabulary
 from llmkit.convert.tokenizer.vocabulary import ADDED_SCORE, TokenType
 from llmkit.errors import FormatError
@@ -80,7 +79,7 @@ def _pieces(found: StatedVocabulary, unknown: int) -> list[list[Any]]:
     The least score counts, since that of unknown characters follows from it; a hole among the tokens has it, and a text
     that never occurs, for spaces are `▁` then.
     """
-    scores = [shortest(score) for score in found.scores()]
+    scores = found.scores()  # as they are: in other digits, splits of nearly the same sum would change places
     added = (TokenType.CONTROL, TokenType.USER_DEFINED)
     last = max(
         id

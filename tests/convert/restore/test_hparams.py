@@ -82,7 +82,7 @@ def source_of(model_type: str) -> GGUFSource:
         name = rule.role if block is None else f"blk.{block}.{rule.role}"
         if rule.presence(h).value == "required":
             shape = rule.shape(h)
-            tensors.append(TensorInfo(name, "F32", shape, Path("model.gguf"), 0, 4 * int(np.prod(shape))))
+            tensors.append(TensorInfo(name, "F32", shape, Path("model.gguf"), 0, 0))
     return GGUFSource((Path("model.gguf"),), metadata, tuple(tensors), 32)
 
 
