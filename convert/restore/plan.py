@@ -73,10 +73,12 @@ def _find(families: Sequence[Family], hparams: HParams, source: GGUFSource) -> t
     tokenizer = metadata.values.get("tokenizer.ggml.model")
     tensors = {tensor.name: tensor for tensor in source.tensors}
     for family in families:
-        if (family.tokenizers and tokenizer not in family.tokenizers) or not family.wrote(hparams):
+        if family.tokenizers and tokenizer not in family.tokenizers:
             continue
         # Numbers of a damaged file may contradict each other in ways that only the rules notice.
         try:
+            if not family.wrote(hparams):
+                continue
             found = family.from_file(metadata, hparams)
             restored = restore_tensors(family, found, tensors, source.path)
         except (LacksPartError, ValueError, ZeroDivisionError):

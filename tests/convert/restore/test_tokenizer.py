@@ -73,5 +73,5 @@ def test_special_tokens_that_swallow_spaces_are_known_by_the_name(name: str, str
 
 def test_other_kinds_are_refused() -> None:
     tokens = array(ValueType.STRING, ("a",))
-    with pytest.raises(UnsupportedError, match="kind 'bert'"):
-        documents({"tokenizer.ggml.model": string("bert"), "tokenizer.ggml.tokens": tokens})
+    with pytest.raises(UnsupportedError, match="kind 'rwkv'"):
+        documents({"tokenizer.ggml.model": string("rwkv"), "tokenizer.ggml.tokens": tokens})
