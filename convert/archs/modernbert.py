@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import replace
+from typing import Any, Final
 
 from llmkit.convert.archs import blocks, encoders
 from llmkit.convert.archs.config import ConfigReader, excerpt
@@ -11,9 +12,17 @@ from llmkit.convert.archs.pooling import read_pooling
 from llmkit.convert.archs.rope import read_rope
 from llmkit.convert.archs.rules import Family, tensor
 from llmkit.errors import FormatError
-from llmkit.formats.gguf import Value, ValueType, array, f32, string, u32
+from llmkit.formats.gguf import Value, string, u32
 
 LAYER = "layers.{i}."
+_ARCHITECTURE: Final = "modern-bert"
+_PATTERN: Final = "attention.sliding_window_pattern"
+_ACTIVATION: Final = "hidden_activation"
+_CLASSIFIER: Final = "classifier.pooling_type"
+_BIASES: Final = ("attention_bias", "mlp_bias", "norm_bias")
+_WINDOW: Final = 128  # tokens
+_GLOBAL_THETA: Final = 160_000.0
+_LOCAL_THETA: Final = 10_000.0
 _GLOBAL: Final = "full_attention"
 _LOCAL: Final = "sliding_attention"
 _HEAD_POOLING: Final = {"mean": 1, "cls": 2}  # llama.h, `enum llama_pooling_type`
@@ -22,29 +31,26 @@ _HEAD_POOLING: Final = {"mean": 1, "cls": 2}  # llama.h, `enum llama_pooling_typ
 def read_hparams(config: ConfigReader) -> HParams:
     """Hyper-parameters; what config.json leaves out has the default of transformers' ModernBertConfig."""
     config.require("hidden_activation", ("gelu",), "gelu")
-    for key in ("attention_bias", "mlp_bias", "norm_bias"):
+    for key in _BIASES:
         if config.boolean(key, False):
             raise FormatError(config.path, f"{key} is true; this architecture has no biases")
     heads = blocks.Heads(config)
     layers = _local_layers(config)
-    rope, near = (
-        read_rope(config, theta=config.number(older, theta), layers=layer)
-        for layer, older, theta in ((_GLOBAL, "global_rope_theta", 160000.0), (_LOCAL, "local_rope_theta", 10000.0))
-    )
+    thetas = ((_GLOBAL, "global_rope_theta", _GLOBAL_THETA), (_LOCAL, "local_rope_theta", _LOCAL_THETA))
+    rope, near = (read_rope(config, theta=config.number(older, theta), layers=layer) for layer, older, theta in thetas)
     for found in (rope, near):
         if found.scaling != "default":
             raise FormatError(config.path, f"rope_type {excerpt(found.scaling)}: this architecture has no scaling")
     extra: dict[str, Value] = {
-        "rope.freq_base_swa": f32(near.theta),
         "rope.scaling.type": string("none"),
-        "hidden_activation": string("gelu"),
+        _ACTIVATION: string("gelu"),
     }
-    if any(layers):  # llama.cpp ends the process where there is a window and no block has it
-        window = config.integer("local_attention", 128)
-        extra |= {"attention.sliding_window": u32(window), "attention.sliding_window_pattern": _pattern(layers)}
+    has_window = any(layers)  # llama.cpp ends the process where there is a window and no block has it
+    if has_window and (every := _interval(layers)):
+        extra[_PATTERN] = u32(every)
     head = config.values.get("classifier_pooling")
     if head in _HEAD_POOLING:  # of the head that scores texts; it is left out, as the one that predicts tokens is
-        extra["classifier.pooling_type"] = u32(_HEAD_POOLING[head])
+        extra[_CLASSIFIER] = u32(_HEAD_POOLING[head])
     return HParams(
         n_layers=config.integer("num_hidden_layers"),
         n_embd=config.integer("hidden_size"),
@@ -56,6 +62,9 @@ def read_hparams(config: ConfigReader) -> HParams:
         n_context=config.integer("max_position_embeddings", 8192),
         norm_eps=config.number("norm_eps", 1e-5),
         rope=rope,
+        sliding_rope=near,
+        sliding_window=config.integer("local_attention", _WINDOW) if has_window else None,
+        sliding_layers=layers if has_window else None,
         tied_embeddings=True,
         causal=False,
         pooling=read_pooling(config.path.parent),
@@ -79,18 +88,58 @@ def _local_layers(config: ConfigReader) -> tuple[bool, ...]:
     return tuple(kind == _LOCAL for kind in types)
 
 
-def _pattern(layers: tuple[bool, ...]) -> Value:
-    """Every how many blocks one attends to the whole text, the first being such; else the blocks one by one."""
+def _interval(layers: tuple[bool, ...]) -> int | None:
+    """Every how many blocks one attends to the whole text, the first being such; None if they are otherwise."""
     wide = [i for i, is_local in enumerate(layers) if not is_local]
     every = wide[1] if len(wide) > 1 else len(layers)
-    return u32(every) if wide == list(range(0, len(layers), every)) else array(ValueType.BOOL, layers)
+    return every if wide == list(range(0, len(layers), every)) else None
+
+
+def from_file(metadata: ConfigReader, hparams: HParams) -> HParams:
+    """The hyper-parameters with the pattern of blocks as this architecture counts: the first attends to everything."""
+    activation = f"{_ARCHITECTURE}.{_ACTIVATION}"
+    if metadata.values.get(activation, "gelu") != "gelu":
+        raise metadata.unsupported(activation, metadata.values[activation], "llmkit knows this architecture with gelu")
+    layers = hparams.sliding_layers if hparams.sliding_window else None
+    every = metadata.values.get(f"{_ARCHITECTURE}.{_PATTERN}")
+    if layers is not None and isinstance(every, int):
+        layers = tuple(i % every != 0 for i in range(hparams.n_layers))
+    return replace(hparams, sliding_layers=layers)
+
+
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards."""
+    near = h.rope if h.sliding_rope is None else h.sliding_rope
+    config: dict[str, Any] = {
+        "vocab_size": h.n_vocab,
+        "hidden_size": h.n_embd,
+        "intermediate_size": h.n_ff,
+        "num_hidden_layers": h.n_layers,
+        "num_attention_heads": h.n_heads,
+        "hidden_activation": "gelu",
+        "max_position_embeddings": h.n_context,
+        "norm_eps": h.norm_eps,
+        **dict.fromkeys(_BIASES, False),
+        "global_rope_theta": _GLOBAL_THETA if h.rope is None else h.rope.theta,
+        "local_rope_theta": _LOCAL_THETA if near is None else near.theta,
+        "local_attention": h.sliding_window or _WINDOW,
+        **blocks.write_sliding_layers(h.sliding_layers or (False,) * h.n_layers),
+    }
+    head = h.extra.get(_CLASSIFIER)
+    for name, number in _HEAD_POOLING.items():
+        if head is not None and head.data == number:
+            config["classifier_pooling"] = name
+    return config
 
 
 FAMILY = Family(
     model_type="modernbert",
     architectures=("ModernBertModel", "ModernBertForMaskedLM"),
-    gguf_architecture="modern-bert",
+    gguf_architecture=_ARCHITECTURE,
     read_hparams=read_hparams,
+    write_config=write_config,
+    from_file=from_file,
+    tokenizers=("gpt2",),
     tensors=(
         *blocks.embedding("embeddings.tok_embeddings"),
         *blocks.norm("token_embd_norm", "embeddings.norm"),

@@ -41,7 +41,7 @@ def compare_way_back(model: Any, original: Path, gguf: Path, row: Row) -> list[s
             if not key.startswith("general.") and a.metadata.get(key) != b.metadata.get(key)
         ]
     again.unlink()
-    found += [f"tokens of {text!r}" for text in compare_tokenizers(original, folder)]
+    found += [f"tokens of {text!r}" for text in compare_tokenizers(original, folder, row.tokenizer)]
     kind = json.loads((folder / "config.json").read_text())["model_type"]
     # Otherwise transformers does not have the family.
     if row.rewrite is None or kind == model.config.get_text_config().model_type:

@@ -95,7 +95,7 @@ def test_broken_modules(modules: object, tmp_path: Path) -> None:
     ],
 )
 def test_bert_that_llama_cpp_does_not_compute(changes: dict[str, Any], fragment: str, tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match=fragment):
+    with pytest.raises(LlmkitError, match=fragment):
         bert.FAMILY.read_hparams(config(tmp_path, CONFIG, **changes))
 
 
@@ -150,9 +150,9 @@ def test_nomic_that_llama_cpp_does_not_compute(changes: dict[str, Any], tmp_path
 def test_attention_of_modernbert(tmp_path: Path) -> None:
     def pattern(**changes: Any) -> Any:
         found = modernbert.FAMILY.read_hparams(config(tmp_path, {**CONFIG, "num_hidden_layers": 5}, **changes))
-        window, pattern = (found.extra.get(f"attention.sliding_window{suffix}") for suffix in ("", "_pattern"))
-        assert (window is None) == (pattern is None)
-        return None if pattern is None else pattern.data
+        assert (found.sliding_window is None) == (found.sliding_layers is None)
+        stated = found.extra.get("attention.sliding_window_pattern")
+        return found.sliding_layers if stated is None else stated.data
 
     wide, near = "full_attention", "sliding_attention"
     assert pattern() == 3
@@ -174,5 +174,5 @@ def test_modernbert_that_llama_cpp_does_not_compute(tmp_path: Path) -> None:
         {"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 2.0}}},
     ]
     for change in changes:
-        with pytest.raises(FormatError):
+        with pytest.raises(LlmkitError, match=r"norm_bias|hidden_activation|rope_parameters"):
             modernbert.FAMILY.read_hparams(config(tmp_path, CONFIG, **change))

@@ -19,9 +19,9 @@ def test_layers_beyond_the_models_are_left_out_with_a_note_where_the_family_has_
     config = ConfigReader(checkpoint.folder / "config.json", checkpoint.config)
     hparams = llama.read_hparams(config)
     with pytest.raises(UnsupportedError, match=r"model\.layers\.2\."):
-        match_tensors(llama.FAMILY, hparams, checkpoint)
+        match_tensors(llama.FAMILY, hparams, checkpoint, checkpoint.tensors)
     family = replace(llama.FAMILY, further_layers=r"model\.layers\.(\d+)\..*")
-    matched, notes = match_tensors(family, hparams, checkpoint)
+    matched, notes = match_tensors(family, hparams, checkpoint, checkpoint.tensors)
     assert {m.block for m in matched} == {None, 0, 1}
     assert len(notes) == 1
     assert notes[0].startswith("9 tensors")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmkit.errors import FormatError, UnsupportedError
+from llmkit.errors import UnsupportedError
 from tests.convert.archs.configs import defaults, read
 
 
@@ -22,5 +22,5 @@ def test_biases_are_refused(key: str) -> None:
 
 
 def test_another_activation_is_refused() -> None:
-    with pytest.raises(FormatError, match="hidden_act is 'silu'; this architecture computes relu2"):
+    with pytest.raises(UnsupportedError, match="hidden_act is 'silu'; this architecture is computed with relu2 only"):
         read("arcee", hidden_act="silu")

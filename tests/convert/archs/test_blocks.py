@@ -37,7 +37,7 @@ def match(without: str, **changes: Any) -> tuple[list[MatchedTensor], list[str]]
     reader = ConfigReader(Path("config.json"), config)
     family = find_family(reader)
     checkpoint = Checkpoint(Path("folder"), config, tensors, (path,), {})
-    return match_tensors(family, family.read_hparams(reader), checkpoint)
+    return match_tensors(family, family.read_hparams(reader), checkpoint, tensors)
 
 
 def source_of_output(matched: list[MatchedTensor]) -> str:

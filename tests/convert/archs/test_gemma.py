@@ -82,12 +82,12 @@ def test_the_first_release_calls_its_activation_gelu() -> None:
 @pytest.mark.parametrize(
     ("family", "settings", "error", "words"),
     [
-        (gemma, {"hidden_act": "silu"}, FormatError, "hidden_act is 'silu'"),
+        (gemma, {"hidden_act": "silu"}, UnsupportedError, "hidden_act is 'silu'"),
         (gemma, {"tie_word_embeddings": False}, UnsupportedError, "tie_word_embeddings False"),
         (gemma, {"attention_bias": True}, UnsupportedError, "attention_bias true"),
         (gemma, {"use_bidirectional_attention": True}, UnsupportedError, "use_bidirectional_attention true"),
         (gemma, {"rope_scaling": {"type": "yarn", "factor": 2.0}}, UnsupportedError, "rope_type 'yarn'"),
-        (gemma2, {"hidden_activation": "relu"}, FormatError, "hidden_activation is 'relu'"),
+        (gemma2, {"hidden_activation": "relu"}, UnsupportedError, "hidden_activation is 'relu'"),
         (gemma2, {"attn_logit_softcapping": None}, UnsupportedError, "attn_logit_softcapping is null"),
         (gemma2, {"query_pre_attn_scalar": 64}, UnsupportedError, "query_pre_attn_scalar 64"),
         (gemma2, {"layer_types": ["full_attention"]}, FormatError, "layer_types must have 4 entries"),

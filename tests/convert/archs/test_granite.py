@@ -80,7 +80,7 @@ def test_experts_have_names_of_either_generation(tmp_path: Path) -> None:
     for i, generation in enumerate(names):
         checkpoint = open_checkpoint(moe_checkpoint(tmp_path / str(i), generation))
         hparams = family.read_hparams(ConfigReader(checkpoint.folder / "config.json", checkpoint.config))
-        matched, _ = match_tensors(family, hparams, checkpoint)
+        matched, _ = match_tensors(family, hparams, checkpoint, checkpoint.tensors)
         experts = {m.name: m.parts[0].view for m in matched if "ffn" in m.name}
         assert experts["blk.0.ffn_gate_exps.weight"].shape == (3, 96, 64)
         assert experts["blk.0.ffn_gate_exps.weight"].offset == 0

@@ -141,7 +141,7 @@ def test_a_pattern_gives_them_another_type(tmp_path: Path) -> None:
         ({"swiglu_limit": 10.0}, UnsupportedError, "swiglu_limit 10.0; llama.cpp computes 7.0"),
         ({"attention_bias": False}, UnsupportedError, "attention_bias false"),
         ({"layer_types": ["full_attention"]}, UnsupportedError, "expected 2 of full_attention and sliding_attention"),
-        ({"hidden_act": "gelu"}, FormatError, "hidden_act is 'gelu'"),
+        ({"hidden_act": "gelu"}, UnsupportedError, "hidden_act is 'gelu'"),
         ({"intermediate_size": 64}, FormatError, r"shape \[3, 64, 64\] contradicts config.json"),
         ({"quantization_config": None}, LlmkitError, "has dtype U8|shape .* contradicts config.json"),
     ],
