@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmkit.convert.archs import blocks
+from llmkit.convert.archs import blocks, decoder
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rules import Family
@@ -14,12 +14,12 @@ def read_hparams(config: ConfigReader) -> HParams:
     """Hyper-parameters; what config.json leaves out has the default of transformers' ArceeConfig."""
     config.require_boolean("attention_bias", False)
     config.require_boolean("mlp_bias", False)
-    return blocks.read_decoder(config, n_context=4096, rms_eps=1e-5, activation="relu2")
+    return decoder.read_decoder(config, n_context=4096, rms_eps=1e-5, activation="relu2")
 
 
 def write_config(h: HParams) -> dict[str, Any]:
     """`read_hparams` backwards."""
-    return {**blocks.write_decoder(h), "hidden_act": "relu2"}
+    return {**decoder.write_decoder(h), "hidden_act": "relu2"}
 
 
 FAMILY = Family(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmkit.convert.archs import blocks
+from llmkit.convert.archs import blocks, decoder
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rope import Rope
@@ -33,7 +33,7 @@ def read_hparams(config: ConfigReader) -> HParams:
         tied_embeddings=config.boolean("tie_word_embeddings", False),
         attention_bias=config.boolean("add_qkv_bias", False),
     )
-    return blocks.require_heads_of_model_width(config, found)
+    return decoder.require_heads_of_model_width(config, found)
 
 
 def write_config(h: HParams) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from llmkit.convert.archs import blocks
+from llmkit.convert.archs import blocks, decoder
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rope import Rope, read_rope
@@ -38,7 +38,7 @@ def read_without_context(config: ConfigReader, rope: Rope) -> HParams:
     """Hyper-parameters that Command R and its successors share."""
     config.require_boolean("attention_bias", False)
     config.require_boolean("tie_word_embeddings", True)
-    found = blocks.read_decoder(config, n_context=8192, rope=rope.without_factors(), tied=True)
+    found = decoder.read_decoder(config, n_context=8192, rope=rope.without_factors(), tied=True)
     found = replace(
         found,
         rms_eps=None,
@@ -46,13 +46,13 @@ def read_without_context(config: ConfigReader, rope: Rope) -> HParams:
         logit_scale=config.number("logit_scale", 0.0625),
         extra={"rope.scaling.type": string("none")} if rope.scaling == "default" else {},
     )
-    return blocks.require_heads_of_model_width(config, found)
+    return decoder.require_heads_of_model_width(config, found)
 
 
 def write_config(h: HParams) -> dict[str, Any]:
     """`read_hparams` backwards."""
     found = {
-        **blocks.write_decoder(h),
+        **decoder.write_decoder(h),
         "layer_norm_eps": h.norm_eps,
         "logit_scale": h.logit_scale,
         "use_qk_norm": h.qk_norm,

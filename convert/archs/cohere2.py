@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from llmkit.convert.archs import blocks, cohere
+from llmkit.convert.archs import cohere, decoder
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rope import read_rope
@@ -20,9 +20,9 @@ def read_hparams(config: ConfigReader) -> HParams:
     config.require_boolean("use_qk_norm", False)
     found = cohere.read_without_context(config, read_rope(config))
     every = config.integer("sliding_window_pattern", _EVERY)
-    layers = blocks.read_sliding_layers(config, found.n_layers, every=every)
+    layers = decoder.read_sliding_layers(config, found.n_layers, every=every)
     listed = None if layers == _usual_layers(found) else layers
-    return replace(found, sliding_window=blocks.read_window(config, 4096), sliding_layers=listed)
+    return replace(found, sliding_window=decoder.read_window(config, 4096), sliding_layers=listed)
 
 
 def _usual_layers(h: HParams) -> tuple[bool, ...]:
@@ -35,7 +35,7 @@ def write_config(h: HParams) -> dict[str, Any]:
     return {
         **cohere.write_config(h),
         "sliding_window": h.sliding_window,
-        **blocks.write_sliding_layers(layers),
+        **decoder.write_sliding_layers(layers),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmkit.convert.archs import blocks
+from llmkit.convert.archs import blocks, decoder
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import Experts, HParams, LatentAttention
 from llmkit.convert.archs.latent import absorbed_expansion, latent_attention, rank_keys, read_latent, write_latent
@@ -86,7 +86,7 @@ def write_deepseek(h: HParams) -> dict[str, Any]:
     """`read_deepseek` backwards, with the experts."""
     experts = blocks.experts_of(h)
     return {
-        **blocks.write_decoder(h),
+        **decoder.write_decoder(h),
         **write_latent(h),
         "n_routed_experts": experts.n_experts,
         "num_experts_per_tok": experts.n_used,
@@ -102,12 +102,12 @@ def write_deepseek(h: HParams) -> dict[str, Any]:
 def write_groups(h: HParams) -> dict[str, Any]:
     """`expert_groups` backwards; a file that says nothing has one group."""
     keys = {"n_group": "expert_group_count", "topk_group": "expert_group_used_count"}
-    return {name: blocks.extra_integer(h, key) or 1 for name, key in keys.items()}
+    return {name: decoder.extra_integer(h, key) or 1 for name, key in keys.items()}
 
 
 def write_config(h: HParams) -> dict[str, Any]:
     """`read_hparams` backwards."""
-    grouped = blocks.extra_integer(h, "expert_group_count") is not None
+    grouped = decoder.extra_integer(h, "expert_group_count") is not None
     choice = {"topk_method": BY_BEST, **write_groups(h)} if grouped else {"topk_method": "greedy"}
     return {**write_deepseek(h), "scoring_func": "softmax", **choice}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmkit.convert.archs import blocks
+from llmkit.convert.archs import blocks, decoder
 from llmkit.convert.archs.blocks import Rules
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
@@ -87,7 +87,7 @@ def read_encoder(config: ConfigReader, *, first_position: int = 0) -> HParams:
     config.require("position_embedding_type", ("absolute",), "absolute")
     if config.boolean("is_decoder", False):
         raise FormatError(config.path, "is_decoder is true; this architecture computes encoders")
-    heads = blocks.Heads(config)
+    heads = decoder.Heads(config)
     n_positions = config.integer("max_position_embeddings", 512)
     if n_positions <= first_position:
         raise FormatError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmkit.convert.archs import blocks
+from llmkit.convert.archs import blocks, decoder
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rope import read_rope
@@ -18,7 +18,7 @@ _MLP = _BLOCK + "mlp."
 def read_hparams(config: ConfigReader) -> HParams:
     """Hyper-parameters; what config.json leaves out has the default of the published ExaoneConfig."""
     config.require("activation_function", ("silu", "swish"), "silu")
-    heads = blocks.Heads(config)
+    heads = decoder.Heads(config)
     return HParams(
         n_layers=config.integer("num_layers"),
         n_embd=config.integer("hidden_size"),
@@ -36,7 +36,7 @@ def read_hparams(config: ConfigReader) -> HParams:
 
 def write_config(h: HParams) -> dict[str, Any]:
     """`read_hparams` backwards."""
-    found = blocks.write_decoder(h)
+    found = decoder.write_decoder(h)
     names = {
         "num_hidden_layers": "num_layers",
         "rms_norm_eps": "layer_norm_epsilon",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from llmkit.convert.archs import blocks
+from llmkit.convert.archs import blocks, decoder
 from llmkit.convert.archs.config import ConfigReader, excerpt
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rules import Family
@@ -17,7 +17,7 @@ _LAYERS_WITH_WINDOWS: Final = 64
 
 def read_hparams(config: ConfigReader) -> HParams:
     """Hyper-parameters; what config.json leaves out has the default of transformers' Exaone4Config."""
-    h = blocks.read_decoder(config, n_context=2048, n_kv_heads=32, rms_eps=1e-5)
+    h = decoder.read_decoder(config, n_context=2048, n_kv_heads=32, rms_eps=1e-5)
     if h.n_heads * h.head_dim != h.n_embd:
         raise UnsupportedError(
             f"{config.path}: num_attention_heads {h.n_heads} times head_dim {h.head_dim} is not hidden_size "
@@ -35,12 +35,12 @@ def read_hparams(config: ConfigReader) -> HParams:
 
 def write_config(h: HParams) -> dict[str, Any]:
     """`read_hparams` backwards."""
-    found = blocks.write_decoder(h)
+    found = decoder.write_decoder(h)
     if h.n_layers != _LAYERS_WITH_WINDOWS:
-        return {**found, "sliding_window": None, **blocks.write_sliding_layers((False,) * h.n_layers)}
+        return {**found, "sliding_window": None, **decoder.write_sliding_layers((False,) * h.n_layers)}
     # What llama.cpp computes where the file says nothing.
     layers = h.sliding_layers or tuple((i + 1) % 4 != 0 for i in range(h.n_layers))
-    return {**found, "sliding_window": h.sliding_window or 4096, **blocks.write_sliding_layers(layers)}
+    return {**found, "sliding_window": h.sliding_window or 4096, **decoder.write_sliding_layers(layers)}
 
 
 def _window(config: ConfigReader) -> int | None:

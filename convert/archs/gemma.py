@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmkit.convert.archs import blocks
+from llmkit.convert.archs import blocks, decoder
 from llmkit.convert.archs.config import ConfigReader, excerpt
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rope import Rope, read_rope
@@ -34,7 +34,7 @@ def read_gemma(config: ConfigReader, *, n_kv_heads: int, n_context: int, rope: R
         )
     rope.require("default", "linear")
     settings = ConfigReader(config.path, {**config.values, "hidden_act": _GELU})
-    return blocks.read_decoder(
+    return decoder.read_decoder(
         settings,
         n_kv_heads=n_kv_heads,
         head_dim=HEAD_DIM,
@@ -47,7 +47,7 @@ def read_gemma(config: ConfigReader, *, n_kv_heads: int, n_context: int, rope: R
 
 def write_config(h: HParams) -> dict[str, Any]:
     """`read_hparams` backwards; the activation under the name of either generation of config.json."""
-    return {**blocks.write_decoder(h), "hidden_act": _GELU, "hidden_activation": _GELU}
+    return {**decoder.write_decoder(h), "hidden_act": _GELU, "hidden_activation": _GELU}
 
 
 def require_tied(config: ConfigReader) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from llmkit.convert.archs import blocks, gemma
+from llmkit.convert.archs import blocks, decoder, gemma
 from llmkit.convert.archs.config import ConfigReader, excerpt
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rope import read_rope
@@ -47,7 +47,7 @@ def write_config(h: HParams) -> dict[str, Any]:
         "attn_logit_softcapping": h.attention_softcap or 50.0,
         "final_logit_softcapping": h.final_softcap or 30.0,
         "sliding_window": h.sliding_window or 4096,
-        **blocks.write_sliding_layers(h.sliding_layers or pattern(h.n_layers, 2)),
+        **decoder.write_sliding_layers(h.sliding_layers or pattern(h.n_layers, 2)),
     }
 
 

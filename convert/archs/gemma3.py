@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from llmkit.convert.archs import blocks, gemma, gemma2
+from llmkit.convert.archs import blocks, decoder, gemma, gemma2
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rope import Rope, read_rope
@@ -63,7 +63,7 @@ def write_config(h: HParams) -> dict[str, Any]:
         "attn_logit_softcapping": None,
         "final_logit_softcapping": h.final_softcap,
         "sliding_window": h.sliding_window or 4096,
-        **blocks.write_sliding_layers(sliding),
+        **decoder.write_sliding_layers(sliding),
     }
 
 

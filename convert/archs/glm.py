@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from llmkit.convert.archs import blocks
+from llmkit.convert.archs import blocks, decoder
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rope import read_rope
@@ -13,12 +13,12 @@ from llmkit.convert.archs.rules import Family, when
 
 def read_hparams(config: ConfigReader) -> HParams:
     """Hyper-parameters; what config.json leaves out has the default of transformers' GlmConfig."""
-    return blocks.require_heads_of_model_width(config, read_any_width(config))
+    return decoder.require_heads_of_model_width(config, read_any_width(config))
 
 
 def read_any_width(config: ConfigReader) -> HParams:
     """Hyper-parameters that GLM-4 of 2024 and of 2025 share, down to the defaults."""
-    found = blocks.read_decoder(
+    found = decoder.read_decoder(
         config,
         n_context=131072,
         n_kv_heads=2,
@@ -42,7 +42,7 @@ FAMILY = Family(
     architectures=("GlmForCausalLM",),
     gguf_architecture="chatglm",
     read_hparams=read_hparams,
-    write_config=blocks.write_decoder,
+    write_config=decoder.write_decoder,
     tensors=(
         *blocks.embedding(),
         *blocks.norm("attn_norm", "model.layers.{i}.input_layernorm"),

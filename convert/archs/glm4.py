@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmkit.convert.archs import blocks, glm
+from llmkit.convert.archs import blocks, decoder, glm
 from llmkit.convert.archs.rules import Family, when
 
 LAYER = "model.layers.{i}."
@@ -12,7 +12,7 @@ FAMILY = Family(
     architectures=("Glm4ForCausalLM",),
     gguf_architecture="glm4",
     read_hparams=glm.read_any_width,
-    write_config=blocks.write_decoder,
+    write_config=decoder.write_decoder,
     tensors=(
         *blocks.embedding(),
         *blocks.norm("attn_norm", LAYER + "input_layernorm"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from llmkit.convert.archs import blocks, gelu
+from llmkit.convert.archs import blocks, decoder, gelu
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rope import read_rope
@@ -19,14 +19,14 @@ def read_hparams(config: ConfigReader) -> HParams:
     config.require_boolean("attention_bias", True)
     # Before transformers 5 the rotary settings had names of their own.
     theta, share = config.number("rotary_emb_base", 10000.0), config.number("rotary_pct", 0.25)
-    hparams = blocks.read_decoder(
+    hparams = decoder.read_decoder(
         config,
         n_context=2048,
         layer_norm_eps="layer_norm_eps",
         rope=read_rope(config, theta=theta, share=share).without_factors(),
         activation="gelu",
     )
-    hparams = blocks.require_heads_of_model_width(config, hparams)
+    hparams = decoder.require_heads_of_model_width(config, hparams)
     return replace(hparams, parallel_residual=config.boolean("use_parallel_residual", True))
 
 
@@ -34,7 +34,7 @@ def write_config(h: HParams) -> dict[str, Any]:
     """`read_hparams` backwards; files do not say which GELU it is."""
     assert h.rope is not None
     found = {
-        **blocks.write_decoder(h, layer_norm_eps="layer_norm_eps", activation="gelu"),
+        **decoder.write_decoder(h, layer_norm_eps="layer_norm_eps", activation="gelu"),
         "attention_bias": True,
         "rotary_emb_base": h.rope.theta,
         "rotary_pct": h.rope.share,

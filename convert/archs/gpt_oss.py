@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from llmkit.convert.archs import blocks
+from llmkit.convert.archs import blocks, decoder
 from llmkit.convert.archs.config import ConfigReader, excerpt
 from llmkit.convert.archs.hparams import Experts, HParams
 from llmkit.convert.archs.rope import Rope, read_rope
@@ -33,7 +33,7 @@ def read_hparams(config: ConfigReader) -> HParams:
             raise UnsupportedError(f"{config.path}: {key} {excerpt(config.values[key])}; llama.cpp computes {value}")
     if not config.boolean("attention_bias", True):
         raise UnsupportedError(f"{config.path}: attention_bias false; llama.cpp's architecture has these biases")
-    h = blocks.read_decoder(
+    h = decoder.read_decoder(
         config, n_context=131072, n_kv_heads=8, head_dim=64, rms_eps=1e-5, rope=_rope(config, truncated=True)
     )
     experts = Experts(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from llmkit.convert.archs import blocks, llama
+from llmkit.convert.archs import decoder, llama
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rules import Family
@@ -13,7 +13,7 @@ from llmkit.convert.archs.rules import Family
 
 def read_hparams(config: ConfigReader) -> HParams:
     """Hyper-parameters; what config.json leaves out has the default of transformers' GraniteConfig."""
-    return with_multipliers(config, blocks.read_decoder(config, n_context=2048))
+    return with_multipliers(config, decoder.read_decoder(config, n_context=2048))
 
 
 def with_multipliers(config: ConfigReader, h: HParams) -> HParams:
@@ -33,7 +33,7 @@ def with_multipliers(config: ConfigReader, h: HParams) -> HParams:
 def write_config(h: HParams) -> dict[str, Any]:
     """`read_hparams` backwards."""
     return {
-        **blocks.write_decoder(h),
+        **decoder.write_decoder(h),
         "attention_multiplier": h.attention_scale,
         "embedding_multiplier": h.embedding_scale,
         "residual_multiplier": h.residual_scale,

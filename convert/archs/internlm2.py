@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmkit.convert.archs import blocks
+from llmkit.convert.archs import blocks, decoder
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rules import Family, Source, TensorRule, tensor
@@ -21,12 +21,12 @@ def read_hparams(config: ConfigReader) -> HParams:
         raise UnsupportedError(
             f"{config.path}: tie_word_embeddings is true; llama.cpp needs an output matrix for this architecture"
         )
-    return blocks.read_decoder(config, n_context=2048)
+    return decoder.read_decoder(config, n_context=2048)
 
 
 def write_config(h: HParams) -> dict[str, Any]:
     """`read_hparams` backwards."""
-    return {**blocks.write_decoder(h), "bias": False}
+    return {**decoder.write_decoder(h), "bias": False}
 
 
 def _per_group(h: HParams, stored: View) -> View:

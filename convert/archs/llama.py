@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmkit.convert.archs import blocks
+from llmkit.convert.archs import blocks, decoder
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rules import Family, when
@@ -10,7 +10,7 @@ from llmkit.convert.archs.rules import Family, when
 
 def read_hparams(config: ConfigReader) -> HParams:
     """Hyper-parameters; what config.json leaves out has the default of transformers' LlamaConfig."""
-    return blocks.read_decoder(config, n_context=2048)
+    return decoder.read_decoder(config, n_context=2048)
 
 
 _has_attention_bias = when(lambda h: h.attention_bias)
@@ -32,6 +32,6 @@ FAMILY = Family(
     read_hparams=read_hparams,
     tensors=TENSORS,
     # Older checkpoints store the rotary frequencies, which follow from rope_theta.
-    write_config=blocks.write_decoder,
+    write_config=decoder.write_decoder,
     unused=(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",),
 )

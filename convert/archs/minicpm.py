@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from llmkit.convert.archs import blocks, llama
+from llmkit.convert.archs import decoder, llama
 from llmkit.convert.archs.config import ConfigReader, plainest
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rules import Family
@@ -19,7 +19,7 @@ def read_hparams(config: ConfigReader) -> HParams:
         raise UnsupportedError(
             f"{config.path}: num_experts; of this architecture llmkit knows the models without experts"
         )
-    h = blocks.read_decoder(config, n_context=2048, tied=True)
+    h = decoder.read_decoder(config, n_context=2048, tied=True)
     return replace(
         h,
         embedding_scale=config.number("scale_emb", 1.0),
@@ -34,7 +34,7 @@ def write_config(h: HParams) -> dict[str, Any]:
     depth = 1.4 if h.residual_scale is None else plainest(h.residual_scale * root, lambda x: x / root)
     base = 256 if not h.logit_scale else plainest(h.n_embd / h.logit_scale, lambda x: h.n_embd / x)
     return {
-        **blocks.write_decoder(h),
+        **decoder.write_decoder(h),
         "scale_emb": 12.0 if h.embedding_scale is None else h.embedding_scale,
         "scale_depth": depth,
         "dim_model_base": int(base) if base == int(base) else base,

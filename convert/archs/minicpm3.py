@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from llmkit.convert.archs import blocks
+from llmkit.convert.archs import blocks, decoder
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.latent import expansion, latent_attention, rank_keys, read_latent, write_latent
@@ -61,7 +61,7 @@ def read_hparams(config: ConfigReader) -> HParams:
 
 def write_config(h: HParams) -> dict[str, Any]:
     """`read_hparams` backwards."""
-    return {**blocks.write_decoder(h), **write_latent(h), **_SCALES}
+    return {**decoder.write_decoder(h), **write_latent(h), **_SCALES}
 
 
 FAMILY = Family(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmkit.convert.archs import blocks, llama
+from llmkit.convert.archs import decoder, llama
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rules import Family
@@ -10,12 +10,12 @@ from llmkit.convert.archs.rules import Family
 
 def read_hparams(config: ConfigReader) -> HParams:
     """Hyper-parameters; what config.json leaves out has the default of transformers' MistralConfig."""
-    return blocks.read_decoder(config, n_kv_heads=8, n_context=131072)
+    return decoder.read_decoder(config, n_kv_heads=8, n_context=131072)
 
 
 def notes(config: ConfigReader, hparams: HParams) -> tuple[str, ...]:
     """The `llama` graph of llama.cpp attends to everything, which differs beyond the window only."""
-    return blocks.unused_window(config.values.get("sliding_window", 4096), hparams)
+    return decoder.unused_window(config.values.get("sliding_window", 4096), hparams)
 
 
 FAMILY = Family(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from llmkit.convert.archs import blocks
+from llmkit.convert.archs import blocks, decoder
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rope import read_rope
@@ -18,10 +18,10 @@ MIXTURE = "model.layers.{i}.block_sparse_moe."
 def read_hparams(config: ConfigReader) -> HParams:
     """Hyper-parameters; what config.json leaves out has the default of transformers' MixtralConfig."""
     return replace(
-        blocks.read_decoder(
+        decoder.read_decoder(
             config, n_kv_heads=8, n_context=131072, rms_eps=1e-5, rope=read_rope(config, theta=1000000.0)
         ),
-        experts=blocks.read_experts(config, n_experts=8, n_used=2),
+        experts=decoder.read_experts(config, n_experts=8, n_used=2),
     )
 
 
@@ -29,7 +29,7 @@ def write_config(h: HParams) -> dict[str, Any]:
     """`read_hparams` backwards."""
     experts = blocks.experts_of(h)
     return {
-        **blocks.write_without_biases(h),
+        **decoder.write_without_biases(h),
         "num_local_experts": experts.n_experts,
         "num_experts_per_tok": experts.n_used,
         "sliding_window": None,
@@ -38,7 +38,7 @@ def write_config(h: HParams) -> dict[str, Any]:
 
 def notes(config: ConfigReader, hparams: HParams) -> tuple[str, ...]:
     """llama.cpp attends to everything, which differs beyond the window only."""
-    return blocks.unused_window(config.values.get("sliding_window"), hparams)
+    return decoder.unused_window(config.values.get("sliding_window"), hparams)
 
 
 TENSORS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from llmkit.convert.archs import blocks, encoders
+from llmkit.convert.archs import blocks, decoder, encoders
 from llmkit.convert.archs.config import ConfigReader, excerpt
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.pooling import read_pooling
@@ -34,7 +34,7 @@ def read_hparams(config: ConfigReader) -> HParams:
     for key in _BIASES:
         if config.boolean(key, False):
             raise FormatError(config.path, f"{key} is true; this architecture has no biases")
-    heads = blocks.Heads(config)
+    heads = decoder.Heads(config)
     layers = _local_layers(config)
     thetas = ((_GLOBAL, "global_rope_theta", _GLOBAL_THETA), (_LOCAL, "local_rope_theta", _LOCAL_THETA))
     rope, near = (read_rope(config, theta=config.number(older, theta), layers=layer) for layer, older, theta in thetas)
@@ -123,7 +123,7 @@ def write_config(h: HParams) -> dict[str, Any]:
         "global_rope_theta": _GLOBAL_THETA if h.rope is None else h.rope.theta,
         "local_rope_theta": _LOCAL_THETA if near is None else near.theta,
         "local_attention": h.sliding_window or _WINDOW,
-        **blocks.write_sliding_layers(h.sliding_layers or (False,) * h.n_layers),
+        **decoder.write_sliding_layers(h.sliding_layers or (False,) * h.n_layers),
     }
     head = h.extra.get(_CLASSIFIER)
     for name, number in _HEAD_POOLING.items():

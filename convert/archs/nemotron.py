@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmkit.convert.archs import blocks
+from llmkit.convert.archs import blocks, decoder
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rope import read_rope
@@ -14,20 +14,20 @@ from llmkit.convert.transforms import Map
 
 def read_hparams(config: ConfigReader) -> HParams:
     """Hyper-parameters; what config.json leaves out has the default of transformers' NemotronConfig."""
-    hparams = blocks.read_decoder(
+    hparams = decoder.read_decoder(
         config,
         n_context=4096,
         layer_norm_eps="norm_eps",
         rope=read_rope(config, share=config.number("rope_percent", 0.5)).without_factors(),
         activation="relu2",
     )
-    return blocks.require_heads_of_model_width(config, hparams)
+    return decoder.require_heads_of_model_width(config, hparams)
 
 
 def write_config(h: HParams) -> dict[str, Any]:
     """`read_hparams` backwards."""
     return {
-        **blocks.write_decoder(h, layer_norm_eps="norm_eps", activation="relu2"),
+        **decoder.write_decoder(h, layer_norm_eps="norm_eps", activation="relu2"),
         # Stated also where it is 1, which is not what a missing key means.
         "partial_rotary_factor": 1.0 if h.rope is None else h.rope.share,
     }

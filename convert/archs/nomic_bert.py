@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from llmkit.convert.archs import blocks, encoders
+from llmkit.convert.archs import blocks, decoder, encoders
 from llmkit.convert.archs.config import ConfigReader, excerpt
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.pooling import read_pooling
@@ -52,7 +52,7 @@ def read_hparams(config: ConfigReader) -> HParams:
     values = {_NEWER.get(key, key): value for key, value in config.values.items()}
     newer = ConfigReader(config.path, values)
     newer.require("hidden_act", ("silu", "swish"), "silu")
-    heads = blocks.Heads(newer)
+    heads = decoder.Heads(newer)
     return HParams(
         n_layers=newer.integer("num_hidden_layers"),
         n_embd=newer.integer("hidden_size"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from llmkit.convert.archs import blocks
+from llmkit.convert.archs import blocks, decoder
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rope import read_rope
@@ -16,18 +16,18 @@ from llmkit.formats.gguf import f32
 def read_hparams(config: ConfigReader) -> HParams:
     """Hyper-parameters; what config.json leaves out has the default of transformers' OlmoConfig."""
     config.require_boolean("attention_bias", False)
-    found = blocks.read_decoder(config, n_context=2048, rope=read_rope(config).without_factors())
+    found = decoder.read_decoder(config, n_context=2048, rope=read_rope(config).without_factors())
     # The epsilon is not configured: transformers' OlmoLayerNorm has it as a constant.
     found = replace(found, rms_eps=None, norm_eps=1e-5)
     if "clip_qkv" in config:
         found = replace(found, extra={"attention.clamp_kqv": f32(config.number("clip_qkv"))})
-    return blocks.require_heads_of_model_width(config, found)
+    return decoder.require_heads_of_model_width(config, found)
 
 
 def write_config(h: HParams) -> dict[str, Any]:
     """`read_hparams` backwards."""
     clipped = h.extra.get("attention.clamp_kqv")
-    found = {**blocks.write_decoder(h), "clip_qkv": None if clipped is None else clipped.data}
+    found = {**decoder.write_decoder(h), "clip_qkv": None if clipped is None else clipped.data}
     del found["rms_norm_eps"]
     return found
 

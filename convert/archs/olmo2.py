@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmkit.convert.archs import blocks
+from llmkit.convert.archs import blocks, decoder
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rope import Rope, read_rope
@@ -18,8 +18,8 @@ def read_without_window(config: ConfigReader, rope: Rope) -> HParams:
     """Hyper-parameters that OLMo 2 and 3 share."""
     config.require_boolean("attention_bias", False)
     config.require_boolean("tie_word_embeddings", False)
-    found = blocks.read_decoder(config, n_context=2048, rms_eps=1e-5, rope=rope.without_factors())
-    return blocks.require_heads_of_model_width(config, found)
+    found = decoder.read_decoder(config, n_context=2048, rms_eps=1e-5, rope=rope.without_factors())
+    return decoder.require_heads_of_model_width(config, found)
 
 
 LAYER = "model.layers.{i}."
@@ -42,6 +42,6 @@ FAMILY = Family(
     gguf_architecture="olmo2",
     read_hparams=read_hparams,
     tensors=TENSORS,
-    write_config=blocks.write_decoder,
+    write_config=decoder.write_decoder,
     wrote=lambda h: h.sliding_window is None,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from llmkit.convert.archs import blocks, olmo2
+from llmkit.convert.archs import decoder, olmo2
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rope import Rope, read_rope
@@ -19,8 +19,8 @@ def read_hparams(config: ConfigReader) -> HParams:
     found = olmo2.read_without_window(config, rope)
     return replace(
         found,
-        sliding_window=blocks.read_window(config, 4096),
-        sliding_layers=blocks.read_sliding_layers(config, found.n_layers),
+        sliding_window=decoder.read_window(config, 4096),
+        sliding_layers=decoder.read_sliding_layers(config, found.n_layers),
         extra={"rope.freq_base_swa": f32(rope.theta)},
     )
 
@@ -44,9 +44,9 @@ def write_config(h: HParams) -> dict[str, Any]:
     """`read_hparams` backwards."""
     assert h.sliding_layers is not None, "a file of OLMo 3 lists its blocks"
     return {
-        **blocks.write_decoder(h),
+        **decoder.write_decoder(h),
         "sliding_window": h.sliding_window,
-        **blocks.write_sliding_layers(h.sliding_layers),
+        **decoder.write_sliding_layers(h.sliding_layers),
     }
 
 

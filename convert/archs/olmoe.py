@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from llmkit.convert.archs import blocks
+from llmkit.convert.archs import blocks, decoder
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rules import Family
@@ -18,10 +18,10 @@ def read_hparams(config: ConfigReader) -> HParams:
     config.require("attention_bias", (False,), False)
     config.require("clip_qkv", (None,), None)
     hparams = replace(
-        blocks.read_decoder(config, n_context=4096, rms_eps=1e-5),
-        experts=blocks.read_experts(config, n_experts=64, n_used=8),
+        decoder.read_decoder(config, n_context=4096, rms_eps=1e-5),
+        experts=decoder.read_experts(config, n_experts=64, n_used=8),
     )
-    blocks.require_heads_of_full_width(config, hparams)
+    decoder.require_heads_of_model_width(config, hparams)
     # The graph's normalisation of the keys is as wide as that of the queries.
     config.require("num_key_value_heads", (hparams.n_heads,), hparams.n_heads)
     return hparams
@@ -29,7 +29,7 @@ def read_hparams(config: ConfigReader) -> HParams:
 
 def write_config(h: HParams) -> dict[str, Any]:
     """`read_hparams` backwards."""
-    return {**blocks.write_decoder(h), **blocks.write_experts(h), "norm_topk_prob": False}
+    return {**decoder.write_decoder(h), **decoder.write_experts(h), "norm_topk_prob": False}
 
 
 TENSORS = (

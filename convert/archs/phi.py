@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from llmkit.convert.archs import blocks
+from llmkit.convert.archs import blocks, decoder
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rope import read_rope
@@ -20,14 +20,14 @@ def read_hparams(config: ConfigReader) -> HParams:
             raise UnsupportedError(f"{config.path}: {key} true, which llama.cpp does not compute in this architecture")
     rope = read_rope(config, share=0.5)
     rope.require("default", "linear", "dynamic")
-    h = blocks.read_decoder(config, n_context=2048, rope=rope, activation="gelu_new")
+    h = decoder.read_decoder(config, n_context=2048, rope=rope, activation="gelu_new")
     require_plain_heads(config, h)
     return replace(h, rms_eps=None, norm_eps=config.number("layer_norm_eps", 1e-5))
 
 
 def write_config(h: HParams) -> dict[str, Any]:
     """`read_hparams` backwards."""
-    found = {**blocks.write_without_biases(h), "hidden_act": "gelu_new", "layer_norm_eps": h.norm_eps}
+    found = {**decoder.write_without_biases(h), "hidden_act": "gelu_new", "layer_norm_eps": h.norm_eps}
     # Also where it is 1, which is not the default.
     found["partial_rotary_factor"] = 1.0 if h.rope is None else h.rope.share
     del found["rms_norm_eps"]

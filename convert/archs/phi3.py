@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from llmkit.convert.archs import blocks
+from llmkit.convert.archs import blocks, decoder
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.phi import require_plain_heads
@@ -19,7 +19,7 @@ _ORIGINAL: Final = "original_max_position_embeddings"
 def read_hparams(config: ConfigReader) -> HParams:
     """Hyper-parameters; what config.json leaves out has the default of transformers' Phi3Config."""
     rope = _read_rope(config)
-    h = blocks.read_decoder(config, n_context=4096, rms_eps=1e-5, rope=rope)
+    h = decoder.read_decoder(config, n_context=4096, rms_eps=1e-5, rope=rope)
     require_plain_heads(config, h)
     window = config.values.get("sliding_window")
     return replace(
@@ -42,7 +42,7 @@ def _read_rope(config: ConfigReader) -> Rope:
 
 def write_config(h: HParams) -> dict[str, Any]:
     """`read_hparams` backwards; LongRoPE as published, since older transformers refuse any further key in it."""
-    found = {**blocks.write_decoder(h), "sliding_window": h.sliding_window or None}
+    found = {**decoder.write_decoder(h), "sliding_window": h.sliding_window or None}
     parameters = {} if h.rope is None else dict(h.rope.parameters)
     found[_ORIGINAL] = parameters.pop(_ORIGINAL, h.n_context)
     if h.rope is not None and h.rope.scaling == "longrope":

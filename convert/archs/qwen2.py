@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmkit.convert.archs import blocks
+from llmkit.convert.archs import blocks, decoder
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rules import Family, when
@@ -10,8 +10,8 @@ from llmkit.convert.archs.rules import Family, when
 
 def read_hparams(config: ConfigReader) -> HParams:
     """Hyper-parameters; what config.json leaves out has the default of transformers' Qwen2Config."""
-    hparams = blocks.read_decoder(config, n_kv_heads=32, n_context=32768)
-    blocks.require_heads_of_full_width(config, hparams)
+    hparams = decoder.read_decoder(config, n_kv_heads=32, n_context=32768)
+    decoder.require_heads_of_model_width(config, hparams)
     return hparams
 
 
@@ -24,7 +24,7 @@ def notes(config: ConfigReader, hparams: HParams) -> tuple[str, ...]:
         slides = "sliding_attention" in kinds
     else:
         slides = (first if isinstance(first, int) else 28) < hparams.n_layers
-    return blocks.unused_window(config.values.get("sliding_window", 4096), hparams) if slides else ()
+    return decoder.unused_window(config.values.get("sliding_window", 4096), hparams) if slides else ()
 
 
 TENSORS = (
@@ -42,7 +42,7 @@ FAMILY = Family(
     architectures=("Qwen2ForCausalLM",),
     gguf_architecture="qwen2",
     read_hparams=read_hparams,
-    write_config=blocks.write_without_biases,
+    write_config=decoder.write_without_biases,
     tensors=TENSORS,
     notes=notes,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from llmkit.convert.archs import blocks
+from llmkit.convert.archs import blocks, decoder
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rules import Family, when
@@ -16,21 +16,21 @@ def read_hparams(config: ConfigReader) -> HParams:
     config.require("norm_topk_prob", (False,), False)
     config.require("tie_word_embeddings", (False,), False)
     hparams = replace(
-        blocks.read_decoder(config, n_kv_heads=16, n_context=32768),
+        decoder.read_decoder(config, n_kv_heads=16, n_context=32768),
         attention_bias=config.boolean("qkv_bias", True),
-        experts=blocks.read_experts(config, n_experts=60, n_used=4, n_ff=1408, n_ff_shared=5632),
+        experts=decoder.read_experts(config, n_experts=60, n_used=4, n_ff=1408, n_ff_shared=5632),
     )
-    blocks.require_heads_of_full_width(config, hparams)
-    blocks.require_experts_everywhere(config, hparams.n_layers)
+    decoder.require_heads_of_model_width(config, hparams)
+    decoder.require_experts_everywhere(config, hparams.n_layers)
     return hparams
 
 
 def write_config(h: HParams) -> dict[str, Any]:
     """`read_hparams` backwards."""
     return {
-        **blocks.write_without_biases(h),
+        **decoder.write_without_biases(h),
         "qkv_bias": h.attention_bias,
-        **blocks.write_experts(h),
+        **decoder.write_experts(h),
         "norm_topk_prob": False,
     }
 
@@ -39,7 +39,7 @@ def notes(config: ConfigReader, hparams: HParams) -> tuple[str, ...]:
     """llama.cpp attends to everything, also in the blocks that slide a window where the config turns that on."""
     if not config.boolean("use_sliding_window", False):
         return ()
-    return blocks.unused_window(config.values.get("sliding_window", 4096), hparams)
+    return decoder.unused_window(config.values.get("sliding_window", 4096), hparams)
 
 
 TENSORS = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmkit.convert.archs import blocks, qwen2
+from llmkit.convert.archs import blocks, decoder, qwen2
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rules import Family
@@ -11,7 +11,7 @@ from llmkit.convert.archs.rules import Family
 def read_hparams(config: ConfigReader) -> HParams:
     """Hyper-parameters; what config.json leaves out has the default of transformers' Qwen3Config."""
     config.require("attention_bias", (False,), False)  # the graph has none on the output projection
-    return blocks.read_decoder(config, n_kv_heads=32, head_dim=128, n_context=32768)
+    return decoder.read_decoder(config, n_kv_heads=32, head_dim=128, n_context=32768)
 
 
 TENSORS = (
@@ -30,7 +30,7 @@ FAMILY = Family(
     architectures=("Qwen3ForCausalLM",),
     gguf_architecture="qwen3",
     read_hparams=read_hparams,
-    write_config=blocks.write_decoder,
+    write_config=decoder.write_decoder,
     tensors=TENSORS,
     notes=qwen2.notes,
 )

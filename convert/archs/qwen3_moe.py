@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from llmkit.convert.archs import blocks, qwen2_moe
+from llmkit.convert.archs import blocks, decoder, qwen2_moe
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rules import Family
@@ -16,16 +16,16 @@ def read_hparams(config: ConfigReader) -> HParams:
     config.require("norm_topk_prob", (True,), False)
     config.require("attention_bias", (False,), False)  # the graph has none on the output projection
     hparams = replace(
-        blocks.read_decoder(config, n_kv_heads=4, n_context=32768),
-        experts=blocks.read_experts(config, n_experts=128, n_used=8, n_ff=768),
+        decoder.read_decoder(config, n_kv_heads=4, n_context=32768),
+        experts=decoder.read_experts(config, n_experts=128, n_used=8, n_ff=768),
     )
-    blocks.require_experts_everywhere(config, hparams.n_layers)
+    decoder.require_experts_everywhere(config, hparams.n_layers)
     return hparams
 
 
 def write_config(h: HParams) -> dict[str, Any]:
     """`read_hparams` backwards."""
-    return {**blocks.write_decoder(h), **blocks.write_experts(h), "norm_topk_prob": True}
+    return {**decoder.write_decoder(h), **decoder.write_experts(h), "norm_topk_prob": True}
 
 
 TENSORS = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from llmkit.convert.archs import blocks
+from llmkit.convert.archs import blocks, decoder
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rope import read_rope
@@ -15,7 +15,7 @@ def read_hparams(config: ConfigReader) -> HParams:
     """Hyper-parameters; what config.json leaves out has the default of transformers' SeedOssConfig."""
     config.require_boolean("attention_out_bias", False)
     config.require_boolean("mlp_bias", False)
-    found = blocks.read_decoder(
+    found = decoder.read_decoder(
         config, n_context=524288, n_kv_heads=8, head_dim=128, rope=read_rope(config).without_factors()
     )
     return replace(found, attention_bias=config.boolean("attention_bias", True))
@@ -26,7 +26,7 @@ FAMILY = Family(
     architectures=("SeedOssForCausalLM",),
     gguf_architecture="seed_oss",
     read_hparams=read_hparams,
-    write_config=blocks.write_decoder,
+    write_config=decoder.write_decoder,
     tensors=(
         *blocks.embedding(),
         *blocks.norm("attn_norm", "model.layers.{i}.input_layernorm"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmkit.convert.archs import blocks, llama
+from llmkit.convert.archs import decoder, llama
 from llmkit.convert.archs.config import ConfigReader, excerpt
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rope import read_rope
@@ -19,7 +19,7 @@ def read_hparams(config: ConfigReader) -> HParams:
     """Hyper-parameters; what config.json leaves out has the default of transformers' SmolLM3Config."""
     for key in ("attention_bias", "mlp_bias"):
         config.require(key, (False,), False)
-    hparams = blocks.read_decoder(
+    hparams = decoder.read_decoder(
         config, n_kv_heads=4, n_context=32768, rope=read_rope(config, theta=2000000.0), tied=True
     )
     _require_interval(config, hparams.n_layers)
@@ -42,14 +42,14 @@ def _require_interval(config: ConfigReader, n_layers: int) -> None:
 
 def write_config(h: HParams) -> dict[str, Any]:
     """`read_hparams` backwards."""
-    return {**blocks.write_decoder(h), "no_rope_layer_interval": ROPELESS_INTERVAL}
+    return {**decoder.write_decoder(h), "no_rope_layer_interval": ROPELESS_INTERVAL}
 
 
 def notes(config: ConfigReader, hparams: HParams) -> tuple[str, ...]:
     """llama.cpp attends to everything, also in the blocks that slide a window where the config turns that on."""
     if not config.boolean("use_sliding_window", False):
         return ()
-    return blocks.unused_window(config.values.get("sliding_window"), hparams)
+    return decoder.unused_window(config.values.get("sliding_window"), hparams)
 
 
 FAMILY = Family(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from llmkit.convert.archs import blocks, llama
+from llmkit.convert.archs import blocks, decoder, llama
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rope import read_rope
@@ -17,7 +17,7 @@ def read_hparams(config: ConfigReader) -> HParams:
 
     The models' first own code had names of its own.
     """
-    hparams = blocks.read_decoder(
+    hparams = decoder.read_decoder(
         config,
         n_context=4096,
         n_kv_heads=32,
@@ -25,7 +25,7 @@ def read_hparams(config: ConfigReader) -> HParams:
         rope=read_rope(config, share=config.number("rope_pct", 0.25)).without_factors(),
     )
     return replace(
-        blocks.require_heads_of_model_width(config, hparams),
+        decoder.require_heads_of_model_width(config, hparams),
         attention_bias=config.boolean("use_qkv_bias", False),
         qk_norm=config.boolean("qk_layernorm", False),
         parallel_residual=config.boolean("use_parallel_residual", False),
@@ -35,7 +35,7 @@ def read_hparams(config: ConfigReader) -> HParams:
 def write_config(h: HParams) -> dict[str, Any]:
     """`read_hparams` backwards."""
     return {
-        **blocks.write_decoder(h, layer_norm_eps="layer_norm_eps"),
+        **decoder.write_decoder(h, layer_norm_eps="layer_norm_eps"),
         # Stated also where it is 1, which is not what a missing key means.
         "partial_rotary_factor": 1.0 if h.rope is None else h.rope.share,
         "use_qkv_bias": h.attention_bias,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmkit.convert.archs import blocks, gelu
+from llmkit.convert.archs import blocks, decoder, gelu
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rope import read_rope
@@ -14,7 +14,7 @@ from llmkit.convert.archs.rules import Family, required
 def read_hparams(config: ConfigReader) -> HParams:
     """Hyper-parameters; what config.json leaves out has the default of transformers' Starcoder2Config."""
     config.require_boolean("use_bias", True)
-    hparams = blocks.read_decoder(
+    hparams = decoder.read_decoder(
         config,
         n_context=4096,
         n_kv_heads=2,
@@ -23,13 +23,13 @@ def read_hparams(config: ConfigReader) -> HParams:
         activation="gelu_pytorch_tanh",
         tied=True,
     )
-    return blocks.require_heads_of_model_width(config, hparams)
+    return decoder.require_heads_of_model_width(config, hparams)
 
 
 def write_config(h: HParams) -> dict[str, Any]:
     """`read_hparams` backwards; files do not say which GELU it is."""
     return {
-        **blocks.write_decoder(h, layer_norm_eps="norm_epsilon", activation="gelu_pytorch_tanh"),
+        **decoder.write_decoder(h, layer_norm_eps="norm_epsilon", activation="gelu_pytorch_tanh"),
         "use_bias": True,
         "sliding_window": None,
     }
@@ -38,7 +38,7 @@ def write_config(h: HParams) -> dict[str, Any]:
 def notes(config: ConfigReader, hparams: HParams) -> tuple[str, ...]:
     """What llama.cpp computes otherwise: the sliding window, and GELU."""
     return (
-        *blocks.unused_window(config.values.get("sliding_window"), hparams),
+        *decoder.unused_window(config.values.get("sliding_window"), hparams),
         *gelu.notes(config, "hidden_act", "gelu_pytorch_tanh"),
     )
 

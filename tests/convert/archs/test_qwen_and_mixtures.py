@@ -80,7 +80,11 @@ def test_the_number_of_experts_has_two_names(architecture: str, key: str) -> Non
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], list[str]]] = {
-    "qwen2: narrow heads": ("Qwen2ForCausalLM", {"head_dim": 16}, ["head_dim 16", "num_attention_heads = 32 only"]),
+    "qwen2: narrow heads": (
+        "Qwen2ForCausalLM",
+        {"head_dim": 16},
+        ["head_dim is 16", "num_attention_heads"],
+    ),
     "qwen3: biases": ("Qwen3ForCausalLM", {"attention_bias": True}, ["attention_bias is True", "False only"]),
     "qwen3_moe: biases": ("Qwen3MoeForCausalLM", {"attention_bias": True}, ["attention_bias is True"]),
     "qwen3_moe: weights as they are": (
@@ -101,7 +105,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "qwen2_moe: MLPs by number": ("Qwen2MoeForCausalLM", {"mlp_only_layers": [7]}, ["mlp_only_layers is [7]"]),
     "qwen2_moe: weights made 1": ("Qwen2MoeForCausalLM", {"norm_topk_prob": True}, ["norm_topk_prob is True"]),
     "qwen2_moe: tied": ("Qwen2MoeForCausalLM", {"tie_word_embeddings": True}, ["tie_word_embeddings is True"]),
-    "qwen2_moe: wide heads": ("Qwen2MoeForCausalLM", {"head_dim": 128}, ["head_dim 128"]),
+    "qwen2_moe: wide heads": ("Qwen2MoeForCausalLM", {"head_dim": 128}, ["head_dim is 128"]),
     "olmoe: clipped": ("OlmoeForCausalLM", {"clip_qkv": 8.0}, ["clip_qkv is 8.0", "None only"]),
     "olmoe: shared keys": ("OlmoeForCausalLM", {"num_key_value_heads": 8}, ["num_key_value_heads is 8", "32 only"]),
     "olmoe: biases": ("OlmoeForCausalLM", {"attention_bias": True}, ["attention_bias is True"]),
