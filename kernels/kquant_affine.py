@@ -185,6 +185,10 @@ def search_lanes(scratch: Any, form: Any, found: Any, at: Any) -> None:
             rounded = select(rounded > magic, rounded, magic)
             code = select(rounded < magic_top, rounded, magic_top) - magic
             store(scratch, _CODES + i, code)
+        # A loop of its own: AVX2's sixteen registers do not hold both these sums and what rounding takes.
+        for i in range(0, end, LANES):
+            v = load(scratch, i)
+            code = load(scratch, _CODES + i)
             counted = load(scratch, _COUNTS + i) * code
             sum_l = sum_l + counted
             sum_l2 = sum_l2 + counted * code
