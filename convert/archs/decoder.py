@@ -10,6 +10,9 @@ from llmkit.convert.archs.hparams import Experts, HParams
 from llmkit.convert.archs.rope import Rope, read_rope, write_rope
 from llmkit.errors import FormatError, UnsupportedError
 
+# What `layer_types` calls blocks with a sliding window and without.
+SLIDING: Final = "sliding_attention"
+FULL: Final = "full_attention"
 _THETA: Final = 10000.0  # llama.cpp's, where a file says nothing
 
 
@@ -57,19 +60,31 @@ def read_sliding_layers(config: ConfigReader, n_layers: int, *, every: int = 4) 
     """For each block whether it has a sliding window, by `layer_types`; else each `every`-th has none."""
     names = config.values.get("layer_types")
     if names is None:
-        return tuple((i + 1) % every != 0 for i in range(n_layers))
-    known = ("sliding_attention", "full_attention")
-    if not isinstance(names, list) or len(names) != n_layers or any(name not in known for name in names):
+        return all_but_every(every, n_layers)
+    layers = named_layers(names, n_layers)
+    if layers is None:
         raise FormatError(
             config.path,
-            f"layer_types must be a list of {n_layers} names, {' or '.join(known)}, found {excerpt(names)}",
+            f"layer_types must be a list of {n_layers} names, {SLIDING} or {FULL}, found {excerpt(names)}",
         )
-    return tuple(name == "sliding_attention" for name in names)
+    return layers
+
+
+def named_layers(names: object, n_layers: int) -> tuple[bool, ...] | None:
+    """For each block whether `names`, the value of `layer_types`, has it slide; None if these are no such names."""
+    if not isinstance(names, list) or len(names) != n_layers or any(name not in (SLIDING, FULL) for name in names):
+        return None
+    return tuple(name == SLIDING for name in names)
+
+
+def all_but_every(every: int, n_layers: int) -> tuple[bool, ...]:
+    """For each block whether it has a sliding window, where every `every`-th one has none."""
+    return tuple((i + 1) % every != 0 for i in range(n_layers))
 
 
 def write_sliding_layers(layers: tuple[bool, ...]) -> dict[str, Any]:
     """`read_sliding_layers` backwards."""
-    return {"layer_types": ["sliding_attention" if sliding else "full_attention" for sliding in layers]}
+    return {"layer_types": [SLIDING if sliding else FULL for sliding in layers]}
 
 
 def read_window(config: ConfigReader, default: int) -> int:

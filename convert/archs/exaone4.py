@@ -54,18 +54,18 @@ def _sliding_layers(config: ConfigReader, n_layers: int) -> tuple[bool, ...]:
     """For each layer whether it slides: stated one by one, as a pattern such as "LLLG", or as a period."""
     kinds = config.values.get("layer_types")
     if kinds is not None:
-        known = ("sliding_attention", "full_attention")
-        if not isinstance(kinds, list) or len(kinds) != n_layers or any(kind not in known for kind in kinds):
+        layers = decoder.named_layers(kinds, n_layers)
+        if layers is None:
+            names = f"{decoder.SLIDING} or {decoder.FULL}"
             raise FormatError(
-                config.path, f"layer_types must name {' or '.join(known)} for {n_layers} layers, found {excerpt(kinds)}"
+                config.path, f"layer_types must name {names} for {n_layers} layers, found {excerpt(kinds)}"
             )
-        return tuple(kind == known[0] for kind in kinds)
+        return layers
     pattern = config.values.get("sliding_window_pattern")
     if isinstance(pattern, str) and pattern and not pattern.strip("LG"):
         # The last layer looks at everything, whatever the pattern says.
         return tuple(pattern[i % len(pattern)] == "L" and i < n_layers - 1 for i in range(n_layers))
-    period = config.integer("sliding_window_pattern", 4)
-    return tuple((i + 1) % period != 0 for i in range(n_layers))
+    return decoder.all_but_every(config.integer("sliding_window_pattern", 4), n_layers)
 
 
 FAMILY = Family(

@@ -29,7 +29,7 @@ def read_hparams(config: ConfigReader) -> HParams:
         attention_softcap=_cap(config, "attn_logit_softcapping", 50.0),
         final_softcap=_cap(config, "final_logit_softcapping", 30.0),
         sliding_window=config.integer("sliding_window", 4096),
-        sliding_layers=None if sliding == pattern(h.n_layers, 2) else sliding,
+        sliding_layers=None if sliding == decoder.all_but_every(2, h.n_layers) else sliding,
     )
 
 
@@ -47,7 +47,7 @@ def write_config(h: HParams) -> dict[str, Any]:
         "attn_logit_softcapping": h.attention_softcap or 50.0,
         "final_logit_softcapping": h.final_softcap or 30.0,
         "sliding_window": h.sliding_window or 4096,
-        **decoder.write_sliding_layers(h.sliding_layers or pattern(h.n_layers, 2)),
+        **decoder.write_sliding_layers(h.sliding_layers or decoder.all_but_every(2, h.n_layers)),
     }
 
 
@@ -66,24 +66,19 @@ def require_scale(config: ConfigReader, h: HParams, layers_of_27b: int) -> None:
         )
 
 
-def pattern(n_layers: int, every: int) -> tuple[bool, ...]:
-    """Which blocks attend to a window, where every `every`-th one does not."""
-    return tuple(bool((i + 1) % every) for i in range(n_layers))
-
-
 def sliding_layers(config: ConfigReader, n_layers: int, every: int) -> tuple[bool, ...]:
     """Which blocks attend to a window: by `layer_types`, else all but every `every`-th."""
     kinds = config.values.get("layer_types")
     if kinds is None:
-        return pattern(n_layers, every)
-    known = ("sliding_attention", "full_attention")
-    if not isinstance(kinds, list) or len(kinds) != n_layers or not all(kind in known for kind in kinds):
+        return decoder.all_but_every(every, n_layers)
+    layers = decoder.named_layers(kinds, n_layers)
+    if layers is None:
         raise FormatError(
             config.path,
-            f"layer_types must have {n_layers} entries (num_hidden_layers) of {' and '.join(known)}, "
+            f"layer_types must have {n_layers} entries (num_hidden_layers) of {decoder.SLIDING} and {decoder.FULL}, "
             f"found {excerpt(kinds)}",
         )
-    return tuple(kind == "sliding_attention" for kind in kinds)
+    return layers
 
 
 FAMILY = Family(

@@ -45,7 +45,7 @@ def read_hparams(config: ConfigReader) -> HParams:
     return replace(
         h,
         sliding_window=config.integer("sliding_window", 4096),
-        sliding_layers=None if sliding == gemma2.pattern(h.n_layers, 6) else sliding,
+        sliding_layers=None if sliding == decoder.all_but_every(6, h.n_layers) else sliding,
         sliding_rope=_sliding_rope(config),
     )
 
@@ -54,7 +54,7 @@ def write_config(h: HParams) -> dict[str, Any]:
     """`read_hparams` backwards, for a model of text alone."""
     sliding = (False,) * h.n_layers
     if h.sliding_window:
-        sliding = h.sliding_layers or gemma2.pattern(h.n_layers, 6)
+        sliding = h.sliding_layers or decoder.all_but_every(6, h.n_layers)
     return {
         "model_type": "gemma3_text",
         **gemma.write_config(h),

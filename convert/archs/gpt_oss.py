@@ -70,12 +70,11 @@ def _sliding_layers(config: ConfigReader, n_layers: int) -> tuple[bool, ...] | N
     found = config.values.get("layer_types")
     if found is None:
         return None
-    kinds = ("full_attention", "sliding_attention")
-    if not (isinstance(found, list) and len(found) == n_layers and all(kind in kinds for kind in found)):
+    layers = decoder.named_layers(found, n_layers)
+    if layers is None:
         raise UnsupportedError(
-            f"{config.path}: layer_types {excerpt(found)}; expected {n_layers} of {' and '.join(kinds)}"
+            f"{config.path}: layer_types {excerpt(found)}; expected {n_layers} of {decoder.FULL} and {decoder.SLIDING}"
         )
-    layers = tuple(kind == kinds[1] for kind in found)
     return None if layers == tuple(i % 2 == 0 for i in range(n_layers)) else layers
 
 

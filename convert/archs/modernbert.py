@@ -23,8 +23,8 @@ _BIASES: Final = ("attention_bias", "mlp_bias", "norm_bias")
 _WINDOW: Final = 128  # tokens
 _GLOBAL_THETA: Final = 160_000.0
 _LOCAL_THETA: Final = 10_000.0
-_GLOBAL: Final = "full_attention"
-_LOCAL: Final = "sliding_attention"
+_GLOBAL: Final = decoder.FULL
+_LOCAL: Final = decoder.SLIDING
 _HEAD_POOLING: Final = {"mean": 1, "cls": 2}  # llama.h, `enum llama_pooling_type`
 
 
@@ -78,14 +78,20 @@ def _local_layers(config: ConfigReader) -> tuple[bool, ...]:
     types = config.values.get("layer_types")
     if types is None:
         every = config.integer("global_attn_every_n_layers", 3)
-        return tuple(i % every != 0 for i in range(n_layers))
-    if not isinstance(types, list) or len(types) != n_layers or not all(t in (_GLOBAL, _LOCAL) for t in types):
+        return _all_but_first_of(every, n_layers)
+    layers = decoder.named_layers(types, n_layers)
+    if layers is None:
         raise FormatError(
             config.path, f"layer_types must name {_GLOBAL} or {_LOCAL} for {n_layers} blocks: {excerpt(types)}"
         )
-    if _GLOBAL not in types:
+    if all(layers):
         raise FormatError(config.path, f"layer_types: no block has {_GLOBAL}, which llama.cpp needs one for")
-    return tuple(kind == _LOCAL for kind in types)
+    return layers
+
+
+def _all_but_first_of(every: int, n_layers: int) -> tuple[bool, ...]:
+    """For each block, whether it is not the first of `every` blocks."""
+    return tuple(i % every != 0 for i in range(n_layers))
 
 
 def _interval(layers: tuple[bool, ...]) -> int | None:
@@ -103,7 +109,7 @@ def from_file(metadata: ConfigReader, hparams: HParams) -> HParams:
     layers = hparams.sliding_layers if hparams.sliding_window else None
     every = metadata.values.get(f"{_ARCHITECTURE}.{_PATTERN}")
     if layers is not None and isinstance(every, int):
-        layers = tuple(i % every != 0 for i in range(hparams.n_layers))
+        layers = _all_but_first_of(every, hparams.n_layers)
     return replace(hparams, sliding_layers=layers)
 
 

@@ -18,6 +18,7 @@ from llmkit.convert.archs import ConfigReader, Family, HParams, Source, TensorRu
 from llmkit.convert.filelayout import lay_out
 from llmkit.convert.lora.adapter import Adapter, LowRank
 from llmkit.convert.matching import expected_rules, source_names
+from llmkit.convert.packed.base import OneAsFloats
 from llmkit.convert.packed.reader import Reader, to_float32
 from llmkit.convert.plan import ConversionPlan, PlannedTensor, Stored
 from llmkit.convert.transforms import View
@@ -30,31 +31,10 @@ _FILE_TYPES: Final = {TensorType.F32: 0, TensorType.F16: 1, TensorType.BF16: 32}
 
 
 @dataclass(frozen=True, slots=True)
-class Scaled:
+class Scaled(OneAsFloats):
     """A stored matrix times a number, for changes whose scale is not alpha / r."""
 
-    tensor: TensorInfo
     factor: float
-
-    @property
-    def name(self) -> str:
-        return self.tensor.name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.tensor.shape
-
-    @property
-    def type(self) -> TensorType:
-        return TensorType.F32
-
-    @property
-    def stored(self) -> tuple[TensorInfo, ...]:
-        return (self.tensor,)
-
-    @property
-    def rows_together(self) -> int:
-        return 1
 
     def read_rows(self, first: int, count: int, reader: Reader) -> NDArray[np.float32]:
         rows = to_float32(self.tensor, reader.rows(self.tensor, first, count))

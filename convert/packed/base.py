@@ -47,6 +47,33 @@ class PackedTensor(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class OneAsFloats:
+    """What a `PackedTensor` says of itself that is one stored tensor, read as float32 row by row."""
+
+    tensor: TensorInfo
+
+    @property
+    def name(self) -> str:
+        return self.tensor.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensor.shape
+
+    @property
+    def type(self) -> TensorType:
+        return TensorType.F32
+
+    @property
+    def stored(self) -> tuple[TensorInfo, ...]:
+        return (self.tensor,)
+
+    @property
+    def rows_together(self) -> int:
+        return 1
+
+
+@dataclass(frozen=True, slots=True)
 class Unpacked:
     """What a method made of a checkpoint: its packed tensors, and the names of all stored ones that these stand for."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from llmkit.convert.packed.base import OneAsFloats
 from llmkit.convert.packed.reader import Reader
 from llmkit.quantize.schemes import SCHEMES, scheme
 from llmkit.types import BLOCK_LAYOUTS, TensorInfo, TensorType
@@ -19,30 +20,8 @@ def is_quantized(tensor: TensorInfo) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class DecodedTensor:
+class DecodedTensor(OneAsFloats):
     """A quantised tensor as float32, decoded row by row: a `llmkit.convert.packed.PackedTensor`."""
-
-    tensor: TensorInfo
-
-    @property
-    def name(self) -> str:
-        return self.tensor.name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.tensor.shape
-
-    @property
-    def type(self) -> TensorType:
-        return TensorType.F32
-
-    @property
-    def stored(self) -> tuple[TensorInfo, ...]:
-        return (self.tensor,)
-
-    @property
-    def rows_together(self) -> int:
-        return 1
 
     def read_rows(self, first: int, count: int, reader: Reader) -> NDArray[np.float32]:
         type, columns = TensorType[self.tensor.dtype], self.shape[-1]
