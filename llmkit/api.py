@@ -54,8 +54,8 @@ def convert(
     model: a folder, `org/name[@revision]` or a word, as on the command line, or what `llmkit.models.resolve` returned;
         a GGUF file for the way back.
     to: `gguf-<type>`, such as gguf-q4_k_m; `llmkit.quantize.recipes.RECIPES` lists the types. Or `safetensors`, with
-        `-f32`, `-f16` or `-bf16` if not the type that suits the file: a folder that transformers loads. Or `gguf-lora`,
-        of the folder of a LoRA adapter.
+        `-f32`, `-f16` or `-bf16` if not the type that suits the file (GPT-OSS's MXFP4 stays that): a folder that
+        transformers loads. Or `gguf-lora`, of the folder of a LoRA adapter.
     output: the file to write, or a folder for it; by default `<model name>-<TYPE>.gguf` in the current folder. Of a
         checkpoint the folder, by default `<model name>`.
     imatrix: an importance matrix, in either of llama.cpp's forms.

@@ -16,7 +16,6 @@ from llmkit.convert.archs.rope import Rope, read_rope
 from llmkit.convert.archs.rules import Family, Presence, Source, TensorRule, tensor
 from llmkit.convert.transforms import View
 from llmkit.errors import UnsupportedError
-from llmkit.formats.gguf import Value, f32
 
 _EXPERTS: Final = blocks.MLP + "experts."
 # What transformers' GptOssConfig computes where config.json says nothing.
@@ -45,7 +44,6 @@ def read_hparams(config: ConfigReader) -> HParams:
         experts=experts,
         sliding_window=config.integer("sliding_window", 128),
         sliding_layers=_sliding_layers(config, h.n_layers),
-        extra=_ramp(_rope(config)),
     )
 
 
@@ -59,12 +57,6 @@ def _rope(config: ConfigReader, truncated: bool = False) -> Rope:
     return rope
 
 
-def _ramp(rope: Rope) -> dict[str, Value]:
-    """Where YaRN's ramp begins and ends, if config.json says so; it must be what llama.cpp takes for granted."""
-    keys = {"beta_fast": "rope.scaling.yarn_beta_fast", "beta_slow": "rope.scaling.yarn_beta_slow"}
-    return {key: f32(rope.number(name)) for name, key in keys.items() if rope.parameters.get(name) is not None}
-
-
 def _sliding_layers(config: ConfigReader, n_layers: int) -> tuple[bool, ...] | None:
     """Which blocks have the window; None for every other one from the first on, which llama.cpp expects."""
     found = config.values.get("layer_types")
@@ -75,7 +67,36 @@ def _sliding_layers(config: ConfigReader, n_layers: int) -> tuple[bool, ...] | N
         raise UnsupportedError(
             f"{config.path}: layer_types {excerpt(found)}; expected {n_layers} of {decoder.FULL} and {decoder.SLIDING}"
         )
-    return None if layers == tuple(i % 2 == 0 for i in range(n_layers)) else layers
+    return None if layers == _every_other(n_layers) else layers
+
+
+def _every_other(n_layers: int) -> tuple[bool, ...]:
+    return tuple(i % 2 == 0 for i in range(n_layers))
+
+
+def write_config(h: HParams) -> dict[str, Any]:
+    """`read_hparams` backwards."""
+    experts = blocks.experts_of(h)
+    config = decoder.write_decoder(h)
+    if config.get("rope_scaling") is None:
+        config["rope_scaling"] = {"rope_type": "default"}  # transformers takes nothing for the published scaling
+    return {
+        **config,
+        "swiglu_limit": _LIMIT,
+        "num_local_experts": experts.n_experts,
+        "num_experts_per_tok": experts.n_used,
+        "sliding_window": h.sliding_window,
+        **decoder.write_sliding_layers(h.sliding_layers or _every_other(h.n_layers)),
+    }
+
+
+def from_file(metadata: ConfigReader, h: HParams) -> HParams:
+    """Published models have `truncate` false, which a file cannot say: the rest of their scaling stands for it."""
+    published = {**_DEFAULT_ROPE, "beta_fast": 32.0, "beta_slow": 1.0}
+    rope = h.rope
+    if rope is None or rope.scaling != "yarn" or {**published, **rope.parameters} != published:
+        return h
+    return replace(h, rope=replace(rope, parameters={**rope.parameters, "truncate": False}))
 
 
 def notes(config: ConfigReader, hparams: HParams) -> tuple[str, ...]:
@@ -105,14 +126,14 @@ def _matrix(role: str, name: str, rows: blocks.Size, columns: blocks.Size, place
         f"{role}.weight",
         lambda h: (n_experts(h), rows(h), columns(h)),
         Source(
-            f"{_EXPERTS}{name}_blocks",
-            stored=lambda h: (n_experts(h), n_rows(h), columns(h)),
-            view=lambda h, stored: pick(stored, 1),
-        ),
-        Source(
             f"{_EXPERTS}{name}",
             stored=lambda h: (n_experts(h), columns(h), n_rows(h)),
             view=lambda h, stored: pick(stored.swap(1, 2), 1),
+        ),
+        Source(
+            f"{_EXPERTS}{name}_blocks",
+            stored=lambda h: (n_experts(h), n_rows(h), columns(h)),
+            view=lambda h, stored: pick(stored, 1),
         ),
     )
 
@@ -159,4 +180,6 @@ FAMILY = Family(
     read_hparams=read_hparams,
     tensors=TENSORS,
     notes=notes,
+    write_config=write_config,
+    from_file=from_file,
 )

@@ -10,7 +10,8 @@ from llmkit.convert.archs import FAMILIES, ConfigReader, Family, HParams, LacksP
 from llmkit.convert.archs.pooling import write_pooling
 from llmkit.convert.encoding import require_schemes
 from llmkit.convert.gguf_source import GGUFSource
-from llmkit.convert.plan import ConversionPlan, PlannedFile, PlannedTensor
+from llmkit.convert.plan import ConversionPlan, PlannedFile, PlannedTensor, Stored
+from llmkit.convert.restore import mxfp4
 from llmkit.convert.restore.hparams import read_hparams
 from llmkit.convert.restore.tensors import Restored, restore_tensors
 from llmkit.convert.restore.tokenizer import special_ids, tokenizer_documents
@@ -30,7 +31,8 @@ def plan_checkpoint(
 
     Reads no weights but rotary factors, and of embedding and output matrix as much as they have in common.
 
-    type: of all tensors, F32, F16 or BF16; by default what the file's matrices have, and F16 for quantised ones.
+    type: of all tensors, F32, F16 or BF16; by default what the file's matrices have, and F16 for quantised ones. By
+        default, too, MXFP4 stays what it is where the family's checkpoints have it, which are GPT-OSS's.
     shard_size: bytes of tensor data from which on the next SafeTensors file begins.
 
     Raises UnsupportedError for an architecture or tokenizer that llmkit cannot restore, FormatError for damage.
@@ -42,10 +44,12 @@ def plan_checkpoint(
         known = ", ".join(sorted({family.gguf_architecture for family in FAMILIES}))
         raise UnsupportedError(f"{source.path}: architecture {architecture!r} is not known to llmkit; known: {known}")
     hparams = read_hparams(source, architecture)
-    family, hparams, restored = _find(families, hparams, source)
-    type = _usual_type(source) if type is None else type
+    family, hparams, restored = _find(families, hparams, source, keep_blocks=type is None)
+    type = _usual_type(source, restored) if type is None else type
     files = _weight_files(restored, type, shard_size)
     config = _config(family, hparams, source, type)
+    if any(tensor.type is not None for tensor in restored):
+        config["quantization_config"] = mxfp4.SETTINGS
     documents = {
         "config.json": config,
         **tokenizer_documents(source, hparams.n_context),
@@ -67,7 +71,9 @@ def plan_checkpoint(
     return plan
 
 
-def _find(families: Sequence[Family], hparams: HParams, source: GGUFSource) -> tuple[Family, HParams, list[Restored]]:
+def _find(
+    families: Sequence[Family], hparams: HParams, source: GGUFSource, *, keep_blocks: bool
+) -> tuple[Family, HParams, list[Restored]]:
     """The first of the families whose tensors these are, and the hyper-parameters as it reads them."""
     metadata = ConfigReader(source.path, {key: value.data for key, value in source.metadata.items()})
     tokenizer = metadata.values.get("tokenizer.ggml.model")
@@ -80,7 +86,7 @@ def _find(families: Sequence[Family], hparams: HParams, source: GGUFSource) -> t
             if not family.wrote(hparams):
                 continue
             found = family.from_file(metadata, hparams)
-            restored = restore_tensors(family, found, tensors, source.path)
+            restored = restore_tensors(family, found, tensors, source.path, keep_blocks=keep_blocks)
         except (LacksPartError, ValueError, ZeroDivisionError):
             continue
         if restored is not None:
@@ -89,11 +95,13 @@ def _find(families: Sequence[Family], hparams: HParams, source: GGUFSource) -> t
     raise FormatError(source.path, f"its tensors are not those that its metadata describes ({names})")
 
 
-def _usual_type(source: GGUFSource) -> TensorType:
+def _usual_type(source: GGUFSource, restored: Sequence[Restored]) -> TensorType:
     """The float type of most weights, or F16, which holds what quantised weights decode to nearly exactly."""
+    parts = (part for tensor in restored if tensor.type is not None for part in tensor.parts)
+    kept = {file.name for part in parts if isinstance(part, Stored) for file in part.files}
     weights: dict[TensorType, int] = {}
     for tensor in source.tensors:
-        if len(tensor.shape) > 1:
+        if len(tensor.shape) > 1 and tensor.name not in kept:
             type = TensorType[tensor.dtype]
             weights[type] = weights.get(type, 0) + tensor.n_elements
     most = max(weights, key=lambda type: weights[type], default=TensorType.F32)
@@ -104,7 +112,7 @@ def _weight_files(restored: Sequence[Restored], type: TensorType, shard_size: in
     groups: list[list[Restored]] = [[]]
     filled = 0
     for tensor in restored:
-        n_bytes = tensor_bytes(type, tensor.shape)
+        n_bytes = tensor_bytes(tensor.stored_as(type), tensor.shape)
         if groups[-1] and filled + n_bytes > shard_size:
             groups.append([])
             filled = 0
@@ -117,16 +125,16 @@ def _weight_files(restored: Sequence[Restored], type: TensorType, shard_size: in
 
 
 def _weight_file(name: str, tensors: Sequence[Restored], type: TensorType) -> PlannedFile:
-    layout = plan_safetensors([(t.name, type, t.shape) for t in tensors])
+    layout = plan_safetensors([(t.name, t.stored_as(type), t.shape) for t in tensors])
     planned = tuple(
         PlannedTensor(
             name=tensor.name,
             shape=tensor.shape,
-            type=type,
+            type=tensor.stored_as(type),
             parts=tensor.parts,
             offset=offset,
-            nbytes=tensor_bytes(type, tensor.shape),
-            wanted=type,
+            nbytes=tensor_bytes(tensor.stored_as(type), tensor.shape),
+            wanted=tensor.stored_as(type),
             map=tensor.map,
         )
         for tensor, offset in zip(tensors, layout.offsets, strict=True)

@@ -11,6 +11,8 @@ from llmkit.types import TensorType, tensor_bytes
 
 _ALIGNMENT = 8  # of the first tensor's bytes: the header is filled up with spaces, as the format allows
 
+_DTYPES = {TensorType.I8: "U8"}  # GGUF has no type of its own for bytes that are no numbers
+
 
 @dataclass(frozen=True, slots=True)
 class SafetensorsLayout:
@@ -22,7 +24,7 @@ class SafetensorsLayout:
 
 
 def plan_safetensors(tensors: Sequence[tuple[str, TensorType, tuple[int, ...]]]) -> SafetensorsLayout:
-    """Lay out tensors of float types, (name, type, shape), in this order, without holes.
+    """Lay out tensors of float types, (name, type, shape), in this order, without holes; I8 stands for plain bytes.
 
     Raises ValueError if the header would be larger than the format allows.
     """
@@ -32,7 +34,7 @@ def plan_safetensors(tensors: Sequence[tuple[str, TensorType, tuple[int, ...]]])
     for name, type, shape in tensors:
         begins.append(end)
         end += tensor_bytes(type, shape)
-        entries[name] = {"dtype": type.name, "shape": list(shape), "data_offsets": [begins[-1], end]}
+        entries[name] = {"dtype": _DTYPES.get(type, type.name), "shape": list(shape), "data_offsets": [begins[-1], end]}
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     if len(text) > MAX_HEADER_BYTES:

@@ -220,10 +220,8 @@ FAMILIES: Final[dict[str, Row]] = {
         },
         spread=0.08,
     ),
-    "gpt_oss": Row("GptOssConfig", settings.GPT_OSS, one_way=True),
-    "gpt_oss, mxfp4": Row(
-        "GptOssConfig", settings.GPT_OSS, prepare=mxfp4.round_experts, rewrite=mxfp4.pack_experts, one_way=True
-    ),
+    "gpt_oss": Row("GptOssConfig", settings.GPT_OSS),
+    "gpt_oss, mxfp4": Row("GptOssConfig", settings.GPT_OSS, prepare=mxfp4.round_experts, rewrite=mxfp4.pack_experts),
     "granite": Row("GraniteConfig", {**settings.GRANITE, "attention_bias": True, "mlp_bias": True}),
     "granite, tied": Row("GraniteConfig", {**settings.GRANITE, "tie_word_embeddings": True}),
     "granitemoe": Row("GraniteMoeConfig", settings.GRANITE_MOE),

@@ -32,8 +32,7 @@ class Row:
     spread: standard deviation of the matrices' weights, chosen for logits on a range of 1 to 10 and for attention that
     is not uniform. tokenizer: which of `tiny`'s. rewrite: for families that transformers does not have, makes their
     tensors and config from those of one that computes the same; or makes them as they were published. encoder: it has
-    no logits, hidden states are compared. prepare: changes the model before it is saved and run. one_way: llmkit
-    refuses to make a checkpoint of the file.
+    no logits, hidden states are compared. prepare: changes the model before it is saved and run.
     """
 
     config: str
@@ -44,4 +43,3 @@ class Row:
     rewrite: Rewrite | None = None
     encoder: bool = False
     prepare: Callable[[Any], None] | None = None
-    one_way: bool = False
