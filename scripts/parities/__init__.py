@@ -10,4 +10,5 @@ states     the same for encoders, which have hidden states and no logits
 tokens     compares tokens
 back       makes a checkpoint of the file again, and compares it
 files      compares tensors and metadata with those of the peer's converter
+explained  where they differ, and why that is as it should be
 """

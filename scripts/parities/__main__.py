@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,6 +12,7 @@ from benchmarks.peer import find_converter
 from benchmarks.report import table
 
 from parities.checking import Result, check, folder_name, gguf_of
+from parities.explained import explain
 from parities.families import FAMILIES
 from parities.files import FilesResult, compare_files, convert_with_peer
 from parities.logits import LogitsResult
@@ -51,11 +53,29 @@ def main() -> int:
             print(f"{name}: way back: {line}")
         if result.tokens and arguments.verbose:
             print(f"{name}: tokens differ for {result.tokens}")
+    unexplained = _print_differences(files, arguments.verbose)
+    return 0 if not unexplained and all(isinstance(r, Result) and r.is_good for r in results.values()) else 1
+
+
+def _print_differences(files: dict[str, FilesResult | str], verbose: bool) -> int:
+    """Print what files say otherwise than the peer's, and why; returns how many differences have no known reason."""
+    reasons: dict[str, Counter[str]] = {}
+    unexplained = 0
     for name, found in files.items():
         lines = [found] if isinstance(found, str) else [*found.tensors, *found.metadata]
-        for line in lines if arguments.verbose else lines[:8]:
-            print(f"{name}: {line}")
-    return 0 if all(isinstance(r, Result) and r.is_good for r in results.values()) else 1
+        for line in lines:
+            why = explain(name, line)
+            if why is None:
+                unexplained += 1
+            else:
+                reasons.setdefault(why, Counter())[name] += 1
+            if verbose or why is None:
+                print(f"{name}: {line}")
+    if reasons:
+        print("Differences from the peer's files, and why:")
+    for why, rows in reasons.items():
+        print(f"- {'; '.join(rows)}: {why}")
+    return unexplained
 
 
 def _compare_with_peer(
@@ -87,8 +107,8 @@ def _table(results: dict[str, Result | str], files: dict[str, FilesResult | str]
                 *_figures(result.logits),
                 "same" if not result.tokens else f"{len(result.tokens)} differ",
                 "same" if not result.back else f"{len(result.back)} differ",
-                "" if found is None else "failed" if isinstance(found, str) else _count(found.tensors),
-                "" if found is None or isinstance(found, str) else _count(found.metadata),
+                "" if found is None else "failed" if isinstance(found, str) else _count(name, found.tensors),
+                "" if found is None or isinstance(found, str) else _count(name, found.metadata),
             )
         )
     head = (
@@ -107,8 +127,11 @@ def _figures(found: LogitsResult | StatesResult) -> tuple[str, str, str, str, st
     return f"{found.range:.1f}", f"{found.prefill:.1e}", f"{found.step:.1e}", f"{found.median:.1e}", argmax
 
 
-def _count(differences: tuple[str, ...]) -> str:
-    return "same" if not differences else f"{len(differences)} differ"
+def _count(name: str, differences: tuple[str, ...]) -> str:
+    unexplained = sum(explain(name, line) is None for line in differences)
+    if unexplained:
+        return f"{unexplained} differ"
+    return f"{len(differences)} explained" if differences else "same"
 
 
 if __name__ == "__main__":

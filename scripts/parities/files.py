@@ -6,50 +6,11 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
 from llmkit.formats.gguf import open_gguf
-
-# What llmkit states and the peer leaves to llama.cpp, which then computes the same value, or to its default.
-STATED: Final = (
-    ".attention.head_count_kv",  # as many as heads, which llama.cpp assumes
-    ".attention.key_length",
-    ".attention.q_lora_rank",  # 0: llama.cpp requires the key of latent attention, also where there is no such rank
-    ".attention.value_length",
-    ".attention.head_count_kv",  # where each head has its own
-    ".rope.dimension_count",
-    ".rope.freq_base",
-    ".vocab_size",
-    "gemma3.attention.sliding_window_pattern",  # only where it is not the usual one, which the peer then gets wrong
-    "phi3.rope.scaling.type",  # llama.cpp knows LongRoPE by its factors
-    "tokenizer.ggml.add_space_prefix",
-    "tokenizer.ggml.add_bos_token",
-)
-
-# What the peer states and llmkit leaves to llama.cpp, which then computes the same value.
-LEFT_OUT: Final = {
-    "tokenizer.ggml.add_sep_token": False,  # its default
-    "tokenizer.ggml.eot_token_id": 107,  # Gemma's <end_of_turn>, which it knows by its text
-}
-
-# What the two say differently, by the architecture or the kind of tokenizer, and why that is as it should be.
-_BPE_ONLY: Final = "llama.cpp reads it for byte-level BPE only"
-_ALWAYS: Final = "the peer says so whatever the tokenizer does; that of the row adds none"
-_OLDER_CONFIG: Final = "the peer finds it in transformers 4's config.json only"
-EXPLAINED: Final = {
-    ("bert", "tokenizer.ggml.pre"): _BPE_ONLY,
-    ("t5", "tokenizer.ggml.pre"): _BPE_ONLY,
-    ("t5", "tokenizer.ggml.remove_extra_whitespaces"): (
-        "the peer takes clean_up_tokenization_spaces for it, which concerns decoding; tokens tell which is right"
-    ),
-    ("modern-bert", "tokenizer.ggml.add_eos_token"): _ALWAYS,
-    ("modern-bert", "tokenizer.ggml.add_sep_token"): _ALWAYS,
-    ("modern-bert", "modern-bert.attention.layer_norm_epsilon"): _OLDER_CONFIG,
-    ("modern-bert", "modern-bert.attention.sliding_window_pattern"): _OLDER_CONFIG,
-    ("modern-bert", "modern-bert.attention.layer_norm_rms_epsilon"): "llama.cpp reads the other one, of LayerNorm",
-}
+from parities.explained import BY_KIND, LEFT_OUT, STATED
 
 
 @dataclass(frozen=True)
@@ -88,7 +49,7 @@ def compare_files(ours: Path, theirs: Path) -> FilesResult:
                 tensors.append(f"{name}: bytes differ")
         kinds = [str(a.metadata[key].data) for key in ("general.architecture", "tokenizer.ggml.model")]
         for key in sorted({*a.metadata, *b.metadata}):
-            if any((kind, key) in EXPLAINED for kind in kinds):
+            if any((kind, key) in BY_KIND for kind in kinds):
                 continue
             if key not in b.metadata:
                 if not key.endswith(STATED):
