@@ -23,7 +23,7 @@ def require_schemes(tensors: Sequence[PlannedTensor]) -> None:
     for tensor in tensors:
         types = () if tensor.is_copied else (*{part.type for part in tensor.parts}, tensor.type)
         for type in types:
-            if type not in SCHEMES:
+            if isinstance(type, TensorType) and type not in SCHEMES:
                 known = ", ".join(known.name for known in SCHEMES)
                 raise UnsupportedError(
                     f"tensor {tensor.name!r} is to go from {types[0].name} to {tensor.type.name}, and "

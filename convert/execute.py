@@ -24,7 +24,7 @@ from llmkit.convert.verify import Verification, verify
 from llmkit.errors import NonFiniteError
 from llmkit.formats.output import OutputFile, publish_all
 from llmkit.protocols import Progress
-from llmkit.quantize.schemes import SCHEMES, Scheme, scheme
+from llmkit.quantize.schemes import SCHEMES, BlockwiseScheme, Scheme, scheme
 from llmkit.types import TensorType
 
 
@@ -92,7 +92,10 @@ def _write(
         packed = _encode(chunk, packed, buffers, allow_nonfinite)
     elif not allow_nonfinite and tensor.type in SCHEMES:
         require_finite(read_values(chunk, packed, buffers), chunk)
-    outputs[chunk.file].write_at(packed.data.cast("B"), tensor.offset + chunk.first_row * packed.shape[1])
+    data, begin = packed.reshape(-1), 0
+    for offset, n_bytes in tensor.ranges(chunk.first_row, chunk.n_rows):
+        outputs[chunk.file].write_at(data[begin : begin + n_bytes].data, offset)
+        begin += n_bytes
     progress.advance(packed.nbytes, tensor.name)
 
 
@@ -112,16 +115,26 @@ def _encode(chunk: Chunk, stored: NDArray[np.uint8], buffers: Buffers, allow_non
     return packed
 
 
-def _require_finite_scales(packed: NDArray[np.uint8], target: Scheme, chunk: Chunk) -> None:
+def _require_finite_scales(packed: NDArray[np.uint8], target: Scheme | BlockwiseScheme, chunk: Chunk) -> None:
     """Values that are finite in float32 can exceed the 16-bit floats in which weights or scales are stored."""
+    if isinstance(target, BlockwiseScheme):
+        finite = target.has_finite_scales(packed, chunk.tensor.matrix[1])
+    else:
+        finite = _has_finite_halves(packed, target)
+    if not finite:
+        raise NonFiniteError(
+            f"{origin(chunk.tensor, chunk.part)} holds values too large for {target.type.name}, whose weights or "
+            "scales are 16-bit floats; float32 holds every value"
+        )
+
+
+def _has_finite_halves(packed: NDArray[np.uint8], target: Scheme) -> bool:
     blocks = packed.reshape(-1, target.block.itemsize)
     for offset, exponent in _half_floats(target):
         bits = blocks[:, offset : offset + 2].view(np.uint16)
         if ((bits & exponent) == exponent).any():
-            raise NonFiniteError(
-                f"{origin(chunk.tensor, chunk.part)} holds values too large for {target.type.name}, whose weights or "
-                "scales are 16-bit floats; gguf-f32 holds every value"
-            )
+            return False
+    return True
 
 
 def _half_floats(target: Scheme) -> list[tuple[int, int]]:

@@ -75,6 +75,6 @@ def _groups(tensors: Sequence[PlannedTensor], alignment: int, split_size: int | 
 
 
 def _file(metadata: Mapping[str, Value], tensors: Sequence[PlannedTensor], alignment: int) -> PlannedFile:
-    layout = plan_layout(metadata, [(t.name, t.type, t.shape) for t in tensors], alignment)
+    layout = plan_layout(metadata, [(t.name, t.ggml_type, t.shape) for t in tensors], alignment)
     placed = tuple(replace(t, offset=offset) for t, offset in zip(tensors, layout.offsets, strict=True))
     return PlannedFile(layout.header, placed, layout.total_bytes)

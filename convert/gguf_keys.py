@@ -5,16 +5,14 @@ Keys are those that llama.cpp's loader reads (src/llama-arch.cpp, gguf-py/gguf/c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
-
-import numpy as np
 
 from llmkit.convert.archs import Experts, HParams, Rope, StateSpace, excerpt
 from llmkit.convert.gguf_yarn import yarn_keys
 from llmkit.convert.plan import Computed, PlannedTensor
-from llmkit.errors import FormatError, UnsupportedError
+from llmkit.convert.rotary import llama3_factors, longrope_attention
+from llmkit.errors import UnsupportedError
 from llmkit.formats.gguf import Value, ValueType, array, boolean, f32, string, u32
 from llmkit.types import TensorType, tensor_bytes
 
@@ -131,7 +129,7 @@ def _scaling(arch: str, rope: Rope, h: HParams, notes: list[str]) -> dict[str, V
         original = int(rope.number("original_max_position_embeddings", h.n_context))
         return {
             "rope.scaling.type": string("longrope"),
-            "rope.scaling.attn_factor": f32(_longrope_attention(rope, h.n_context)),
+            "rope.scaling.attn_factor": f32(longrope_attention(rope, h.n_context)),
             "rope.scaling.original_context_length": u32(original),
         }
     if rope.scaling == "dynamic":
@@ -165,42 +163,6 @@ def rope_factors(h: HParams) -> list[PlannedTensor]:
     return []
 
 
-def _longrope_attention(rope: Rope, n_context: int) -> float:
-    """What LongRoPE multiplies sines and cosines by (transformers, `_compute_longrope_parameters`)."""
-    original = rope.number("original_max_position_embeddings", n_context)
-    if original <= 1:
-        raise FormatError(rope.path, f"original_max_position_embeddings {original:g} must be more than 1")
-    factor = rope.number("factor", n_context / original)
-    usual = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
-    return rope.number("attention_factor", usual)
-
-
 def _computed(name: str, values: Sequence[float]) -> PlannedTensor:
     shape, type = (len(values),), TensorType.F32
     return PlannedTensor(name, shape, type, (Computed(tuple(values)),), 0, tensor_bytes(type, shape), wanted=type)
-
-
-def llama3_factors(rope: Rope, n_rotated: int, n_context: int) -> list[float]:
-    """Llama 3.1's frequency factors (transformers, `_compute_llama3_parameters`).
-
-    Long wavelengths are slowed down by `factor`, short ones are kept, those between are blended.
-    """
-    factor = rope.number("factor")
-    low = rope.number("low_freq_factor")
-    high = rope.number("high_freq_factor")
-    original = rope.number("original_max_position_embeddings", n_context)
-    if not low < high:
-        raise FormatError(rope.path, f"low_freq_factor {low:g} must be less than high_freq_factor {high:g}")
-    # float32 throughout: llama.cpp's converter computes these in float32, and its files are the reference.
-    exponents = np.arange(0, n_rotated, 2, dtype=np.float32) / np.float32(n_rotated)
-    wavelengths = np.float32(2 * math.pi) / (np.float32(1) / np.float32(rope.theta) ** exponents)
-    factors = []
-    for wavelength in wavelengths:
-        if wavelength < original / high:
-            factors.append(1.0)
-        elif wavelength > original / low:
-            factors.append(factor)
-        else:
-            smooth = (np.float32(original) / wavelength - np.float32(low)) / np.float32(high - low)
-            factors.append(float(1 / ((1 - smooth) / np.float32(factor) + smooth)))
-    return factors

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llmkit.convert.archs import Rope, excerpt
+from llmkit.convert.rotary import LARGEST_FACTOR, bounded, growth, yarn_attention
 from llmkit.errors import FormatError, UnsupportedError
 from llmkit.formats.gguf import Value, f32, string, u32
 
@@ -28,10 +29,6 @@ _READ_MULTIPLIER: Final = ("mistral3",)
 # Its context takes the denominator for the numerator too, and its graph scales attention by the square of
 # attn_factor (1 + 0.1 m ln(factor)); the file holds m / 10.
 _LATENT: Final = ("deepseek2",)
-
-
-# Beyond this, factors of attention are a slip of the pen.
-_LARGEST: Final = 1000.0
 
 
 def yarn_keys(architecture: str, rope: Rope, n_context: int, notes: list[str]) -> dict[str, Value]:
@@ -69,13 +66,13 @@ def _attention_keys(architecture: str, rope: Rope, factor: float) -> dict[str, V
     """The keys that say what multiplies the rotated queries and keys, and what scales attention."""
     if architecture in _LATENT:
         return _latent_factors(rope, factor)
-    computed = _growth(factor, 1.0)
+    computed = growth(factor, 1.0)
     keys = {}
     if architecture in _READ_MULTIPLIER and rope.parameters.get("mscale_all_dim"):
-        multiplier = _bounded(rope, "mscale_all_dim")
+        multiplier = bounded(rope, "mscale_all_dim")
         keys["rope.scaling.yarn_log_multiplier"] = f32(multiplier)
-        computed /= _growth(factor, multiplier)
-    return keys | _attention_factor(_attention(rope, factor) / computed)
+        computed /= growth(factor, multiplier)
+    return keys | _attention_factor(yarn_attention(rope, factor) / computed)
 
 
 def yarn_parameters(architecture: str, path: Path, stated: Mapping[str, float]) -> dict[str, Any]:
@@ -114,13 +111,13 @@ def _attention_parameters(
     """What config.json may say for these keys, the simplest first."""
     growing = 0.1 * math.log(factor)
     if architecture in _LATENT:
-        rotated = given if multiplier else given * _growth(factor, 1.0)
-        scaled = rotated * _growth(factor, 10 * multiplier)
+        rotated = given if multiplier else given * growth(factor, 1.0)
+        scaled = rotated * growth(factor, 10 * multiplier)
         whole = (scaled - 1) / growing if growing else 0.0
     elif multiplier < 0:
         return
     else:
-        rotated = given * _growth(factor, 1.0) / _growth(factor, multiplier)
+        rotated = given * growth(factor, 1.0) / growth(factor, multiplier)
         whole = multiplier
     if abs(whole) < 1e-5:
         yield {}
@@ -128,37 +125,14 @@ def _attention_parameters(
         yield {"attention_factor": rotated}
     for digits in (6, 17):
         alike = float(f"{whole:.{digits}g}")
-        other = (rotated * _growth(factor, alike) - 1) / growing if growing else 0.0
+        other = (rotated * growth(factor, alike) - 1) / growing if growing else 0.0
         other = float(f"{other:.{digits}g}")
-        if not 1 / _LARGEST <= alike <= _LARGEST:
+        if not 1 / LARGEST_FACTOR <= alike <= LARGEST_FACTOR:
             return
-        if 1 / _LARGEST <= other <= _LARGEST:
+        if 1 / LARGEST_FACTOR <= other <= LARGEST_FACTOR:
             yield {"mscale": other, "mscale_all_dim": alike}
         yield {"mscale_all_dim": alike}
         yield {"mscale_all_dim": alike, "attention_factor": rotated}
-
-
-def _attention(rope: Rope, factor: float) -> float:
-    """What multiplies the rotated queries and keys."""
-    if rope.parameters.get("attention_factor") is not None:
-        return _bounded(rope, "attention_factor")
-    if rope.parameters.get("mscale") and rope.parameters.get("mscale_all_dim"):
-        return _growth(factor, _bounded(rope, "mscale")) / _growth(factor, _bounded(rope, "mscale_all_dim"))
-    return _growth(factor, 1.0)
-
-
-def _bounded(rope: Rope, key: str) -> float:
-    value = rope.number(key)
-    if not 1 / _LARGEST <= value <= _LARGEST:
-        raise FormatError(
-            rope.path, f"rope scaling 'yarn': {key} {value:g} must be between {1 / _LARGEST:g} and {_LARGEST:g}"
-        )
-    return value
-
-
-def _growth(factor: float, multiplier: float) -> float:
-    """By how much attention is sharpened for a context that is `factor` times as long."""
-    return 1.0 + 0.1 * multiplier * math.log(factor)
 
 
 def _latent_factors(rope: Rope, factor: float) -> dict[str, Value]:
@@ -167,10 +141,10 @@ def _latent_factors(rope: Rope, factor: float) -> dict[str, Value]:
     With r for attn_factor and m not 0, llama.cpp multiplies what is rotated by r and scales attention by the square of
     r (1 + 0.1 m ln(factor)): m follows from what both must be. With m 0 both are r (1 + 0.1 ln(factor)).
     """
-    rotated = _attention(rope, factor)
-    scaled = _growth(factor, _bounded(rope, "mscale_all_dim")) if rope.parameters.get("mscale_all_dim") else 1.0
+    rotated = yarn_attention(rope, factor)
+    scaled = growth(factor, bounded(rope, "mscale_all_dim")) if rope.parameters.get("mscale_all_dim") else 1.0
     if math.isclose(rotated, scaled, rel_tol=1e-6):
-        return _attention_factor(rotated / _growth(factor, 1.0))
+        return _attention_factor(rotated / growth(factor, 1.0))
     if factor == 1:
         raise UnsupportedError(f"{rope.path}: rope scaling 'yarn' with factor 1 and attention_factor {rotated:g}")
     multiplier = (scaled / rotated - 1.0) / (0.1 * math.log(factor))

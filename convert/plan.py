@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from llmkit.convert.packed.base import PackedTensor
 from llmkit.convert.transforms import Axis, Map, Matrix, View
+from llmkit.quantize.schemes import WeightType, array_widths
 from llmkit.types import BLOCK_LAYOUTS, TensorInfo, TensorType
 
 
@@ -75,19 +76,21 @@ class PlannedTensor:
     `shape` has the slowest dimension first. `parts` hold the values, one after the other: most tensors have one part,
     a stack of experts has one for each, a tensor whose rows change places may have several. `map` is done to the
     values. `wanted` differs from `type` where the recipe had to fall back, for the stated `reason`. `offset` counts
-    from the start of the file. `importance`, float32 [experts, columns], weighs the squared error of each column when
+    from the start of the file; of a type that stores several arrays, `other_offsets` are those of all but the first.
+    `importance`, float32 [experts, columns], weighs the squared error of each column when
     the tensor is encoded, one row for each matrix of shape[-2:].
     """
 
     name: str
     shape: tuple[int, ...]
-    type: TensorType
+    type: WeightType
     parts: tuple[Stored | Computed, ...]
     offset: int
     nbytes: int
-    wanted: TensorType
+    wanted: WeightType
     reason: str = ""
     map: Map | None = None
+    other_offsets: tuple[int, ...] = ()
     importance: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -107,7 +110,7 @@ class PlannedTensor:
     @property
     def is_copied(self) -> bool:
         """Whether the output holds the source's bytes, row by row."""
-        return self.map is None and all(part.type is self.type for part in self.parts)
+        return self.map is None and all(part.type == self.type for part in self.parts)
 
     @property
     def matrix(self) -> tuple[int, int]:
@@ -125,6 +128,21 @@ class PlannedTensor:
         if len(self.parts) > 1:
             return False
         return not isinstance(part, Stored) or part.view.is_contiguous
+
+    @property
+    def ggml_type(self) -> TensorType:
+        """The type, in a file that has no other types than ggml's."""
+        assert isinstance(self.type, TensorType), f"{self.name} is planned as {self.type.name}"
+        return self.type
+
+    def ranges(self, first_row: int, n_rows: int) -> list[tuple[int, int]]:
+        """Where in the file rows lie: (offset, bytes) in each of the type's arrays."""
+        return [
+            (offset + first_row * width, n_rows * width)
+            for offset, width in zip(
+                (self.offset, *self.other_offsets), array_widths(self.type, self.matrix[1]), strict=True
+            )
+        ]
 
     def rows_of(self, part: Stored) -> Matrix:
         """The rows of this tensor's matrix that come from `part`, as they lie there."""
@@ -155,8 +173,8 @@ class PlannedFile:
 class Fallback:
     """Tensors that share one reason for not getting the type the recipe wanted."""
 
-    wanted: TensorType
-    type: TensorType
+    wanted: WeightType
+    type: WeightType
     reason: str
     n_tensors: int
     n_elements: int
@@ -202,29 +220,35 @@ class ConversionPlan:
     @property
     def fallbacks(self) -> tuple[Fallback, ...]:
         """Fallbacks grouped by what was wanted, what was taken and why."""
-        groups: dict[tuple[TensorType, TensorType, str], list[PlannedTensor]] = {}
+        groups: dict[tuple[WeightType, WeightType, str], list[PlannedTensor]] = {}
         for tensor in self.tensors:
-            if tensor.wanted is not tensor.type:
+            if tensor.wanted != tensor.type:
                 groups.setdefault((tensor.wanted, tensor.type, tensor.reason), []).append(tensor)
+
+        def n_bits(type: WeightType, members: list[PlannedTensor]) -> float:
+            if isinstance(type, TensorType):
+                return sum(t.n_elements for t in members) * BLOCK_LAYOUTS[type].bits_per_weight
+            return 8.0 * sum(t.matrix[0] * sum(array_widths(type, t.matrix[1])) for t in members)
+
         return tuple(
             Fallback(
                 wanted,
                 type,
                 reason,
                 len(members),
-                n := sum(t.n_elements for t in members),
-                n * BLOCK_LAYOUTS[type].bits_per_weight,
-                n * BLOCK_LAYOUTS[wanted].bits_per_weight,
+                sum(t.n_elements for t in members),
+                n_bits(type, members),
+                n_bits(wanted, members),
             )
             for (wanted, type, reason), members in groups.items()
         )
 
     @property
-    def types(self) -> dict[TensorType, tuple[int, int, int]]:
+    def types(self) -> dict[WeightType, tuple[int, int, int]]:
         """Per type: number of tensors, weights, bytes."""
-        tensors: Counter[TensorType] = Counter()
-        weights: Counter[TensorType] = Counter()
-        sizes: Counter[TensorType] = Counter()
+        tensors: Counter[WeightType] = Counter()
+        weights: Counter[WeightType] = Counter()
+        sizes: Counter[WeightType] = Counter()
         for t in self.tensors:
             tensors[t.type] += 1
             weights[t.type] += t.n_elements

@@ -21,7 +21,7 @@ from llmkit.convert.packed.views import read_view
 from llmkit.convert.plan import Computed, PlannedTensor, Stored
 from llmkit.convert.transforms import Map, Matrix
 from llmkit.errors import FormatError, NonFiniteError
-from llmkit.quantize.schemes import scheme
+from llmkit.quantize.schemes import WeightType, scheme
 from llmkit.types import BLOCK_LAYOUTS, TensorInfo, TensorType, tensor_bytes
 
 
@@ -136,7 +136,7 @@ def _log_of_negated(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def decode_rows(
-    type: TensorType, packed: NDArray[np.uint8], columns: int, buffers: Buffers, name: str
+    type: WeightType, packed: NDArray[np.uint8], columns: int, buffers: Buffers, name: str
 ) -> NDArray[np.float32]:
     """Stored rows [n, row_bytes] as float32 [n, columns], in the buffer `name`."""
     if type is TensorType.F32:

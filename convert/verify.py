@@ -23,7 +23,8 @@ from llmkit.convert.sources import decode_rows, read_rows, read_values
 from llmkit.errors import VerificationError
 from llmkit.formats.output import OutputFile
 from llmkit.protocols import Progress
-from llmkit.types import BLOCK_LAYOUTS, TensorType
+from llmkit.quantize.schemes import WeightType, array_widths
+from llmkit.types import TensorType
 
 T = TensorType
 
@@ -46,6 +47,7 @@ EXPECTED_ERROR: Final[dict[TensorType, float]] = {
     T.Q3_K: 0.151,
     T.Q2_K: 0.297,
 }
+_BLOCKWISE_ERROR: Final = {4: 0.11, 8: 0.0065}  # in blocks of 256, the largest
 # Whatever their distribution, weights come within twice the expectation. Beyond this many times it the encoding has
 # gone wrong, or the weights are of a kind that the type cannot hold, such as ones too small for scales in float16.
 _TOLERANCE: Final = 5.0
@@ -63,7 +65,7 @@ class TensorError:
     """One tensor's relative error; NaN where its weights are not all finite. `limit` is what is accepted."""
 
     name: str
-    type: TensorType
+    type: WeightType
     relative: float
     limit: float
 
@@ -162,7 +164,10 @@ def _compare(chunk: Chunk, output: OutputFile, inputs: Inputs, buffers: Buffers)
     stored = read_rows(chunk, inputs, buffers)
     n_bytes = _stored_bytes(chunk)
     packed = buffers.get("packed", n_bytes)
-    output.read_at(packed.data, tensor.offset + chunk.first_row * (n_bytes // chunk.n_rows))
+    begin = 0
+    for offset, n in tensor.ranges(chunk.first_row, chunk.n_rows):
+        output.read_at(packed[begin : begin + n].data, offset)
+        begin += n
     if tensor.is_copied:
         return (0.0 if np.array_equal(packed, stored.reshape(-1)) else math.inf), 0.0
     weights = read_values(chunk, stored, buffers)
@@ -171,8 +176,7 @@ def _compare(chunk: Chunk, output: OutputFile, inputs: Inputs, buffers: Buffers)
 
 
 def _stored_bytes(chunk: Chunk) -> int:
-    layout = BLOCK_LAYOUTS[chunk.tensor.type]
-    return chunk.n_rows * (chunk.tensor.matrix[1] // layout.block_size * layout.block_bytes)
+    return chunk.n_rows * sum(array_widths(chunk.tensor.type, chunk.tensor.matrix[1]))
 
 
 def _tensor_error(tensor: PlannedTensor, sums: _Sums) -> TensorError:
@@ -188,6 +192,11 @@ def _relative(sums: _Sums) -> float:
     return math.sqrt(error / square) if square else math.inf
 
 
+def expected_error(type: WeightType) -> float:
+    """The relative error of normally distributed weights in this type."""
+    return EXPECTED_ERROR[type] if isinstance(type, TensorType) else _BLOCKWISE_ERROR[type.bits]
+
+
 def _limit(tensor: PlannedTensor) -> float:
     """The relative error that is accepted: 0 for copies, else by the type.
 
@@ -195,7 +204,7 @@ def _limit(tensor: PlannedTensor) -> float:
     """
     if tensor.is_copied:
         return 0.0
-    limit = min(1.0, max(_SMALLEST_LIMIT, _TOLERANCE * EXPECTED_ERROR[tensor.type]))
+    limit = min(1.0, max(_SMALLEST_LIMIT, _TOLERANCE * expected_error(tensor.type)))
     return limit if tensor.importance is None else 1.0
 
 

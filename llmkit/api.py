@@ -18,10 +18,11 @@ from llmkit.conversion import (
     importance_from,
     type_options,
 )
-from llmkit.errors import UnsupportedError
+from llmkit.errors import DependencyError, UnsupportedError
 from llmkit.protocols import Progress, Session
 
 if TYPE_CHECKING:
+    from llmkit.convert.onnx.recipes import OnnxRecipe
     from llmkit.models import ResolvedModel
     from llmkit.quantize.imatrix import ImportanceMatrix
 
@@ -78,6 +79,7 @@ def convert(
     from llmkit.convert.checkpoint import open_checkpoint
     from llmkit.convert.gguf_target import default_output, plan_gguf
     from llmkit.convert.lora.adapter import parse_lora, read_adapter
+    from llmkit.convert.onnx.recipes import OnnxRecipe
     from llmkit.models import ResolvedModel, resolve
     from llmkit.quantize.recipes import TypeOptions
     from llmkit.runtimes.tokenizing import LlamaCppJudge
@@ -93,6 +95,8 @@ def convert(
             folder = model.path if isinstance(model, ResolvedModel) else model
             return _convert_adapter(os.fspath(folder), base, output, how, started)
         return _restore(model, recipe, output, split_size, how, started)
+    if isinstance(recipe, OnnxRecipe):
+        return _convert_onnx(model, recipe, output, how, started)
     if base is not None:
         raise UnsupportedError("base belongs to gguf-lora; adapters are merged with lora")
     importance, part_bytes = importance_from(imatrix), None if split_size is None else parse_bytes(split_size)
@@ -143,6 +147,35 @@ def _convert_adapter(
     name = folder.resolve().name
     plan = plan_adapter(adapter, ConfigReader(config, read_json_object(config)), name)
     return carry_out(plan, output_path(output, Path(f"{name}-LoRA.gguf")), folder.iterdir(), how, started)
+
+
+def _convert_onnx(
+    model: str | os.PathLike[str] | ResolvedModel,
+    recipe: OnnxRecipe,
+    output: str | os.PathLike[str] | None,
+    how: Execution,
+    started: float,
+) -> ConversionResult:
+    """A checkpoint to a folder for ONNX Runtime GenAI."""
+    from llmkit.convert.checkpoint import open_checkpoint
+    from llmkit.models import ResolvedModel, resolve
+
+    try:
+        from llmkit.convert.onnx.target import default_output, plan_onnx
+    except ModuleNotFoundError as error:
+        if error.name != "onnx_ir":
+            raise
+        raise DependencyError("onnx-ir", "onnx", "writing ONNX models") from error
+
+    resolved = (
+        model
+        if isinstance(model, ResolvedModel)
+        else resolve(os.fspath(model), want="checkpoint", progress=how.progress)
+    )
+    checkpoint = open_checkpoint(resolved.path)
+    plan = plan_onnx(checkpoint, recipe)
+    folder = default_output(resolved.name, recipe) if output is None else Path(os.fspath(output))
+    return carry_out(plan, folder, resolved.path.iterdir(), how, started)
 
 
 def _restore(
@@ -229,13 +262,13 @@ def load(
 ) -> Session:
     """Load a model for running; use the session as a context manager.
 
-    model: a .gguf file, or anything that leads to one, as on the command line.
+    model: a .gguf file or a folder for ONNX Runtime GenAI, or anything that leads to one, as on the command line.
     n_context: tokens that prompt and answer may have together.
     n_threads: CPU threads; by default one per physical core that this process may use.
-    options: those of the engine, `llmkit.runtimes.llamacpp.load`.
+    options: those of the engine, `llmkit.runtimes.llamacpp.load` or `llmkit.runtimes.ortgenai.load`.
     """
     from llmkit import runtimes
     from llmkit.models import resolve
 
-    resolved = resolve(os.fspath(model), want="gguf")
+    resolved = resolve(os.fspath(model), want="runnable")
     return runtimes.load(resolved.path, n_context=n_context, n_threads=n_threads, **options)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from llmkit.errors import LlmkitError, OutputError, UnsupportedError
 
 if TYPE_CHECKING:
+    from llmkit.convert.onnx.recipes import OnnxRecipe
     from llmkit.quantize.recipes import Recipe
     from llmkit.types import TensorType
 
@@ -29,24 +30,34 @@ class AdapterTarget:
     """A LoRA adapter in GGUF."""
 
 
-Target: TypeAlias = "Recipe | AdapterTarget | CheckpointTarget"
+Target: TypeAlias = "Recipe | AdapterTarget | CheckpointTarget | OnnxRecipe"
 
 
 def parse_target(target: str) -> Target:
-    """What `gguf-<type>`, `gguf-lora` or `safetensors[-<type>]` means; UnsupportedError lists what there is."""
+    """What `gguf-<type>`, `onnx-<precision>` and the others mean; UnsupportedError lists what there is."""
+    from llmkit.convert.onnx.recipes import RECIPES as ONNX_RECIPES
+    from llmkit.convert.onnx.recipes import find_onnx_recipe
     from llmkit.quantize.recipes import RECIPES, SHORT_NAMES, find_recipe
     from llmkit.types import TensorType
 
     container, _, type = target.lower().partition("-")
     if container == "gguf" and type == "lora":
         return AdapterTarget()
+    if container == "onnx" and type:
+        return find_onnx_recipe(type)
     if container == "gguf" and type:
         return find_recipe(type)
     if container == "safetensors" and type in ("", "f32", "f16", "bf16"):
         return CheckpointTarget(TensorType[type.upper()] if type else None)
     targets = [f"gguf-{name}" for name in [*SHORT_NAMES, *RECIPES]]
     known = ", ".join(
-        [*targets, "gguf-lora", "safetensors", *(f"safetensors-{name}" for name in ("f32", "f16", "bf16"))]
+        [
+            *targets,
+            "gguf-lora",
+            *(f"onnx-{name}" for name in ONNX_RECIPES),
+            "safetensors",
+            *(f"safetensors-{name}" for name in ("f32", "f16", "bf16")),
+        ]
     )
     raise UnsupportedError(f"unknown target {target!r}; known: {known}")
 

@@ -11,7 +11,7 @@ from typing import Literal
 from llmkit import hubcache
 from llmkit.formats.checkpointfiles import part_of_set
 
-ModelKind = Literal["checkpoint", "gguf"]
+ModelKind = Literal["checkpoint", "gguf", "onnx"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +91,12 @@ def _is_run(parts: list[str], of: list[str]) -> bool:
 
 
 def _models_in(folder: Path, name: str) -> list[LocalModel]:
-    """The checkpoint in `folder`, if it is one, and every .gguf file in it."""
+    """The checkpoint or ONNX model in `folder`, if it is one, and every .gguf file in it."""
     found = hubcache.folder_contents(folder)
     models = []
+    if found.is_genai:
+        n_bytes = sum(_size(folder / n) for n in found.names if ".onnx" in n)
+        models.append(LocalModel(name, "onnx", folder, n_bytes, "here"))
     if found.is_checkpoint:
         missing = tuple(hubcache.missing_weights(folder, found))
         n_bytes = sum(_size(folder / n) for n in found.weights)

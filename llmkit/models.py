@@ -2,7 +2,7 @@
 
 MODEL is, in this order:
 
-1. a path: a checkpoint folder, a .gguf file, or a folder that holds exactly one;
+1. a path: a checkpoint folder, a folder for ONNX Runtime GenAI, a .gguf file, or a folder that holds exactly one;
 2. `org/name[@revision]` (also as `hf://org/name` or the address of its page): the Hugging Face cache or hub;
 3. a bare word such as `meta-llama`, matched against the folders here and the cached repositories.
 """
@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from llmkit import hubcache
 from llmkit.errors import HubError, ModelNotFoundError
@@ -37,14 +37,21 @@ _REPO: Final = re.compile(
     r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?", re.ASCII
 )  # the hub's own rule for names
 _PAGE: Final = re.compile(r"(?:hf://|https?://(?:huggingface\.co|hf\.co)/)(?P<repo>[^/@]+/[^/@?#]+)(?P<rest>.*)")
+_KIND_NAMES: Final = {"checkpoint": "a SafeTensors checkpoint", "gguf": "a GGUF file", "onnx": "an ONNX model"}
 _QUANTISE_FIRST: Final = "llmkit converts it: llmkit convert {} --to gguf-q4"
+
+
+# What a command can take: a kind, or what can be run, which is a GGUF file or an ONNX model.
+Wanted = ModelKind | Literal["runnable"]
+_RUNNABLE: Final = ("gguf", "onnx")
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedModel:
     """Where a MODEL argument leads.
 
-    `path` is a checkpoint folder or a .gguf file. `name` is the model's own name, to build output names from.
+    `path` is a checkpoint folder, a folder for ONNX Runtime GenAI, or a .gguf file. `name` is the model's own name, to
+    build output names from.
     `repo` and `revision` (a commit hash) are set for what lies in the Hugging Face cache. `note` says what was
     chosen where the argument did not name it exactly: the caller prints it to stderr.
     """
@@ -58,9 +65,9 @@ class ResolvedModel:
 
 
 def resolve(
-    model: str, *, want: ModelKind | None = None, download: bool = True, progress: Progress | None = None
+    model: str, *, want: Wanted | None = None, download: bool = True, progress: Progress | None = None
 ) -> ResolvedModel:
-    """Find the model that `model` names; `want` restricts it to one kind.
+    """Find the model that `model` names; `want` restricts it to one kind, or to what can be run.
 
     With `download` False only what is on this machine counts. Raises ModelNotFoundError when nothing fits, or
     several do, and the errors of `llmkit.hub.fetch`.
@@ -84,7 +91,7 @@ def resolve(
     return _from_word(model, want, download, progress)
 
 
-def _from_file(path: Path, want: ModelKind | None) -> ResolvedModel:
+def _from_file(path: Path, want: Wanted | None) -> ResolvedModel:
     suffix = path.suffix.lower()
     if suffix == ".gguf" or (suffix not in (".safetensors", *PICKLE_SUFFIXES) and _is_gguf(path)):
         if want == "checkpoint":
@@ -106,13 +113,18 @@ def _from_file(path: Path, want: ModelKind | None) -> ResolvedModel:
     raise ModelNotFoundError(f"{path} is no model: expected a checkpoint folder or a .gguf file.")
 
 
-def _from_folder(path: Path, want: ModelKind | None) -> ResolvedModel:
+def _from_folder(path: Path, want: Wanted | None) -> ResolvedModel:
     found = hubcache.folder_contents(path)
     name = path.resolve().name
-    if found.is_checkpoint and want != "gguf":
+    if found.is_genai and _fits("onnx", want):
+        return ResolvedModel(path, name, "onnx")
+    if found.is_checkpoint and _fits("checkpoint", want):
         return ResolvedModel(path, name, "checkpoint")
-    if found.ggufs and want != "checkpoint":
+    if found.ggufs and _fits("gguf", want):
         return _single_gguf(path, found)
+    if found.is_genai:
+        needed = "a GGUF file is needed" if want == "gguf" else "a conversion starts from a SafeTensors checkpoint"
+        raise ModelNotFoundError(f"{path} is an ONNX model already; {needed}.")
     if found.is_checkpoint:
         hint = _already_here(name) or f"{_QUANTISE_FIRST.format(path)}."
         raise ModelNotFoundError(f"{path} is a SafeTensors checkpoint; a GGUF file is needed. {hint}")
@@ -120,7 +132,7 @@ def _from_folder(path: Path, want: ModelKind | None) -> ResolvedModel:
     if repo and (path / "snapshots").is_dir():
         raise ModelNotFoundError(f"{path} is a repository of the Hugging Face cache; give its name: {repo}")
     if not found.has_config and not found.has_weights:
-        inside = [m for m in models_here(path) if want in (None, m.kind)]
+        inside = [m for m in models_here(path) if _fits(m.kind, want)]
         if len(inside) == 1:
             note = f"Using {inside[0].label}, the only model in {path}"
             return ResolvedModel(inside[0].path, inside[0].name, inside[0].kind, note=note)
@@ -141,7 +153,7 @@ def _single_gguf(folder: Path, found: Contents) -> ResolvedModel:
 
 
 def _from_hub(
-    repo: str, revision: str | None, want: ModelKind | None, download: bool, progress: Progress | None
+    repo: str, revision: str | None, want: Wanted | None, download: bool, progress: Progress | None
 ) -> ResolvedModel:
     snapshot = hubcache.cached_snapshot(repo, revision)
     found = hubcache.folder_contents(snapshot.path) if snapshot else None
@@ -149,7 +161,7 @@ def _from_hub(
     if snapshot and found and found.ggufs and not found.is_checkpoint and want != "checkpoint":
         file = _single_gguf(snapshot.path, found)
         return ResolvedModel(file.path, file.name, "gguf", repo, snapshot.commit, file.note)
-    if want == "gguf":
+    if want not in (None, "checkpoint"):
         hint = _already_here(name) or (
             f"If it is a SafeTensors checkpoint, {_QUANTISE_FIRST.format(repo)}. If it holds GGUF files, download one: "
             f"hf download {repo} FILE.gguf --local-dir ."
@@ -178,16 +190,16 @@ def _from_hub(
     return ResolvedModel(fetched.path, name, "checkpoint", repo, fetched.commit, fetched.note)
 
 
-def _from_word(word: str, want: ModelKind | None, download: bool, progress: Progress | None) -> ResolvedModel:
+def _from_word(word: str, want: Wanted | None, download: bool, progress: Progress | None) -> ResolvedModel:
     everything = list_models()
     matches = match(word, everything)
-    fitting = [m for m in matches if want in (None, m.kind)]
+    fitting = [m for m in matches if _fits(m.kind, want)]
     if len(fitting) > 1:
         listed = _bullets([f"{m.label}  ({m.kind})" if want is None else m.label for m in fitting])
         raise ModelNotFoundError(f"{word!r} fits several models on this machine; give one of them:{listed}")
     if len(fitting) == 1:
         return _use(fitting[0], word, want, download, progress)
-    if matches and want == "gguf":
+    if matches and want not in (None, "checkpoint"):
         chosen = matches[0]
         hint = _already_here(chosen.name) or f"{_QUANTISE_FIRST.format(chosen.label)}."
         raise ModelNotFoundError(
@@ -195,7 +207,8 @@ def _from_word(word: str, want: ModelKind | None, download: bool, progress: Prog
         )
     if matches:
         raise ModelNotFoundError(
-            f"{word!r} fits {matches[0].label}, a GGUF file already; a conversion starts from a SafeTensors checkpoint."
+            f"{word!r} fits {matches[0].label}, {_KIND_NAMES[matches[0].kind]} already; a conversion starts from a "
+            "SafeTensors checkpoint."
         )
     raise ModelNotFoundError(
         f"Nothing on this machine is called {word!r}: no file or folder here, and no repository in the Hugging Face "
@@ -205,7 +218,7 @@ def _from_word(word: str, want: ModelKind | None, download: bool, progress: Prog
 
 
 def _use(
-    chosen: LocalModel, word: str, want: ModelKind | None, download: bool, progress: Progress | None
+    chosen: LocalModel, word: str, want: Wanted | None, download: bool, progress: Progress | None
 ) -> ResolvedModel:
     place = "in the Hugging Face cache" if chosen.source == "cache" else "here"
     note = f"{word!r} is {chosen.label} {place}"
@@ -213,6 +226,10 @@ def _use(
         completed = _from_hub(chosen.repo, chosen.revision, want, download, progress)
         return ResolvedModel(completed.path, completed.name, "checkpoint", chosen.repo, completed.revision, note)
     return ResolvedModel(chosen.path, chosen.name, chosen.kind, chosen.repo, chosen.revision, note)
+
+
+def _fits(kind: ModelKind, want: Wanted | None) -> bool:
+    return want is None or kind == want or (want == "runnable" and kind in _RUNNABLE)
 
 
 def _is_gguf(path: Path) -> bool:

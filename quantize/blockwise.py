@@ -20,8 +20,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.kernels.blockwise import decode_blocks, encode_blocks
-
 BITS: Final = (4, 8)
 BLOCK_SIZES: Final = (16, 32, 64, 128, 256)
 
@@ -37,7 +35,8 @@ _NO_ZERO_POINTS: Final = np.empty(0, np.uint8)
 class BlockwiseFormat:
     """One of the forms of MatMulNBits: `bits` and `block_size` are the operator's attributes of these names.
 
-    symmetric: whether there are no zero points.
+    symmetric: whether there are no zero points. half_scales: whether files store the scales as float16, for models
+    that compute in float16, and not as float32.
 
     Raises ValueError for bits and block sizes that the operator does not have.
     """
@@ -45,12 +44,24 @@ class BlockwiseFormat:
     bits: int
     block_size: int
     symmetric: bool
+    half_scales: bool = False
 
     def __post_init__(self) -> None:
         if self.bits not in BITS or self.block_size not in BLOCK_SIZES:
             raise ValueError(
                 f"MatMulNBits takes bits of {BITS} and blocks of {BLOCK_SIZES}, not {self.bits} and {self.block_size}"
             )
+
+    @property
+    def name(self) -> str:
+        """Such as INT4/32, or INT4/32Z with zero points."""
+        return f"INT{self.bits}/{self.block_size}{'' if self.symmetric else 'Z'}"
+
+    def widths(self, columns: int) -> tuple[int, ...]:
+        """Bytes that a row takes of the codes, of the scales and, where there are any, of the zero points."""
+        n_blocks = self.n_blocks(columns)
+        widths = (n_blocks * self.block_size * self.bits // 8, n_blocks * (2 if self.half_scales else 4))
+        return widths if self.symmetric else (*widths, -(-n_blocks * self.bits // 8))
 
     def n_blocks(self, columns: int) -> int:
         """Blocks in a row of K = `columns` weights."""
@@ -77,6 +88,8 @@ class BlockwiseFormat:
 
         Raises ValueError for arrays that do not belong together or are not contiguous.
         """
+        from llmkit.kernels.blockwise import encode_blocks
+
         self._check(rows, codes, scales, zero_points)
         if not rows.size:
             return
@@ -96,6 +109,8 @@ class BlockwiseFormat:
 
     def decode(self, codes: Codes, scales: Scales, zero_points: ZeroPoints | None, out: Rows) -> None:
         """Decode to float32 [N, K], the weights that the operator multiplies by; arrays and errors as in `encode`."""
+        from llmkit.kernels.blockwise import decode_blocks
+
         self._check(out, codes, scales, zero_points)
         if not out.size:
             return

@@ -26,12 +26,16 @@ MAX_LINES = 450
 MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "llmkit.kernels": (set(), {"numpy", "numba", "llvmlite"}),
     "llmkit.quantize": ({"kernels", "types", "errors"}, {"numpy"}),
+    "llmkit.convert.onnx": (
+        {"convert", "kernels", "quantize", "formats", "types", "errors", "protocols", "__version__"},
+        {"numpy", "onnx_ir"},
+    ),
     "llmkit.convert": ({"kernels", "quantize", "formats", "types", "errors", "protocols"}, {"numpy", "yaml"}),
     "llmkit.formats.pytorch": ({"formats.files", "types", "errors"}, {"torch"}),
     "llmkit.formats": ({"types", "errors", "protocols"}, {"numpy"}),
     "llmkit.runtimes": (
         {"formats", "template", "types", "errors", "protocols"},
-        {"numpy", "llama_cpp", "tokenizers"},
+        {"numpy", "llama_cpp", "onnxruntime_genai", "tokenizers"},
     ),
     "llmkit.evaluate": ({"formats", "types", "errors", "protocols"}, {"numpy"}),
     "llmkit.types": (set(), set()),
@@ -50,6 +54,7 @@ ADAPTERS = {
     "tokenizers": ("llmkit.runtimes",),
     "torch": ("llmkit.runtimes.torch", "llmkit.formats.pytorch"),
     "transformers": ("llmkit.runtimes.torch",),
+    "onnx_ir": ("llmkit.convert.onnx",),
     "onnxruntime": ("llmkit.runtimes.ort",),
     "onnxruntime_genai": ("llmkit.runtimes.ort",),
     "jinja2": ("llmkit.template",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from llmkit.convert.archs import blocks, decoder
@@ -9,6 +10,7 @@ from llmkit.convert.archs.config import ConfigReader, excerpt
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rope import Rope, read_rope
 from llmkit.convert.archs.rules import Family
+from llmkit.convert.archs.structure import Structure
 from llmkit.convert.transforms import Map
 from llmkit.errors import UnsupportedError
 
@@ -59,6 +61,11 @@ def require_tied(config: ConfigReader) -> None:
         )
 
 
+def embedding_scale(h: HParams) -> float:
+    """What multiplies the embeddings of all Gemmas."""
+    return math.sqrt(h.n_embd)
+
+
 def norm(role: str, name: str, width: blocks.Size = blocks.embd) -> blocks.Rules:
     """An RMS norm that multiplies by 1 + w."""
     return blocks.norm(role, name, width=width, map=Map.ADD_ONE)
@@ -82,4 +89,5 @@ FAMILY = Family(
     tensors=TENSORS,
     # A copy of the embedding that some tools save; transformers does not read it either.
     unused=(r"lm_head\.weight",),
+    structure=Structure(activation="gelu_tanh", embedding_scale=embedding_scale),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -10,6 +12,7 @@ from llmkit.convert.archs.config import ConfigReader, excerpt
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rope import read_rope
 from llmkit.convert.archs.rules import Family
+from llmkit.convert.archs.structure import Structure
 from llmkit.errors import FormatError, UnsupportedError
 
 GELU: Final = ("gelu_pytorch_tanh",)
@@ -66,6 +69,18 @@ def require_scale(config: ConfigReader, h: HParams, layers_of_27b: int) -> None:
         )
 
 
+def structure(layers_of_27b: int, slides: Callable[[HParams, int], bool]) -> Structure:
+    """What Gemma 2 and 3 compute, the one whose largest model has so many blocks."""
+    return Structure(
+        norm_after_attention="post_attention_norm",
+        norm_after_mlp="post_ffw_norm",
+        activation="gelu_tanh",
+        embedding_scale=gemma.embedding_scale,
+        attention_scale=lambda h: 1 / math.sqrt(computed_scalar(h, layers_of_27b)),
+        slides=slides,
+    )
+
+
 def sliding_layers(config: ConfigReader, n_layers: int, every: int) -> tuple[bool, ...]:
     """Which blocks attend to a window: by `layer_types`, else all but every `every`-th."""
     kinds = config.values.get("layer_types")
@@ -98,4 +113,5 @@ FAMILY = Family(
         *gemma.norm("output_norm", "model.norm"),
     ),
     unused=gemma.FAMILY.unused,
+    structure=structure(_LAYERS_OF_27B, slides=lambda h, i: i % 2 == 0),
 )

@@ -106,4 +106,5 @@ FAMILY = Family(
     ),
     text_config="text_config",
     other_parts=(r"(model\.)?(vision_tower|multi_modal_projector)\..*",),
+    structure=gemma2.structure(_LAYERS_OF_27B, slides=lambda h, i: (i + 1) % 6 != 0),
 )

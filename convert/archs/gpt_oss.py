@@ -14,6 +14,7 @@ from llmkit.convert.archs.config import ConfigReader, excerpt
 from llmkit.convert.archs.hparams import Experts, HParams
 from llmkit.convert.archs.rope import Rope, read_rope
 from llmkit.convert.archs.rules import Family, Presence, Source, TensorRule, tensor
+from llmkit.convert.archs.structure import Structure
 from llmkit.convert.transforms import View
 from llmkit.errors import UnsupportedError
 
@@ -182,4 +183,10 @@ FAMILY = Family(
     notes=notes,
     write_config=write_config,
     from_file=from_file,
+    structure=Structure(
+        norm_before_mlp="post_attention_norm",
+        activation="swiglu_oss",
+        gate_limit=_LIMIT,
+        slides=lambda h, i: i % 2 == 0,
+    ),
 )

@@ -9,6 +9,7 @@ from llmkit.convert.archs import decoder, llama
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rules import Family
+from llmkit.convert.archs.structure import Structure
 
 
 def read_hparams(config: ConfigReader) -> HParams:
@@ -50,4 +51,5 @@ FAMILY = Family(
     write_config=write_config,
     # Which Granite 4, whose files have the same tensors, states.
     wrote=lambda h: "rope.scaling.finetuned" not in h.extra,
+    structure=Structure(logit_scale=lambda h: 1 / (h.logit_scale or 1.0)),
 )

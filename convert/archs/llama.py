@@ -6,6 +6,7 @@ from llmkit.convert.archs import blocks, decoder
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rules import Family, when
+from llmkit.convert.archs.structure import Structure
 
 
 def read_hparams(config: ConfigReader) -> HParams:
@@ -31,6 +32,7 @@ FAMILY = Family(
     gguf_architecture="llama",
     read_hparams=read_hparams,
     tensors=TENSORS,
+    structure=Structure(),
     # Older checkpoints store the rotary frequencies, which follow from rope_theta.
     write_config=decoder.write_decoder,
     unused=(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",),

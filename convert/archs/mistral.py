@@ -6,6 +6,7 @@ from llmkit.convert.archs import decoder, llama
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rules import Family
+from llmkit.convert.archs.structure import Structure
 
 
 def read_hparams(config: ConfigReader) -> HParams:
@@ -26,4 +27,5 @@ FAMILY = Family(
     tensors=llama.TENSORS,
     unused=llama.FAMILY.unused,
     notes=notes,
+    structure=Structure(),
 )

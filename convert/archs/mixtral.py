@@ -10,6 +10,7 @@ from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rope import read_rope
 from llmkit.convert.archs.rules import Family
+from llmkit.convert.archs.structure import Structure
 
 # As published; transformers 5 has the router, and all experts in one, under the names of other mixtures.
 MIXTURE = "model.layers.{i}.block_sparse_moe."
@@ -61,4 +62,5 @@ FAMILY = Family(
     wrote=blocks.has_experts,
     tensors=TENSORS,
     notes=notes,
+    structure=Structure(),
 )

@@ -7,6 +7,7 @@ from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rope import Rope, read_rope
 from llmkit.convert.archs.rules import Family
+from llmkit.convert.archs.structure import Structure
 
 
 def read_hparams(config: ConfigReader) -> HParams:
@@ -44,4 +45,10 @@ FAMILY = Family(
     tensors=TENSORS,
     write_config=decoder.write_decoder,
     wrote=lambda h: h.sliding_window is None,
+    structure=Structure(
+        norm_before_attention=None,
+        norm_after_attention="post_attention_norm",
+        norm_before_mlp=None,
+        norm_after_mlp="post_ffw_norm",
+    ),
 )

@@ -11,6 +11,7 @@ from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.phi import require_plain_heads
 from llmkit.convert.archs.rope import Rope, read_rope
 from llmkit.convert.archs.rules import Family
+from llmkit.convert.archs.structure import Structure
 from llmkit.formats.gguf import u32
 
 _ORIGINAL: Final = "original_max_position_embeddings"
@@ -89,4 +90,5 @@ FAMILY = Family(
         *blocks.head(),
     ),
     notes=notes,
+    structure=Structure(),
 )

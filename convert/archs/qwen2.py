@@ -6,6 +6,7 @@ from llmkit.convert.archs import blocks, decoder
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rules import Family, when
+from llmkit.convert.archs.structure import Structure
 
 
 def read_hparams(config: ConfigReader) -> HParams:
@@ -45,4 +46,5 @@ FAMILY = Family(
     write_config=decoder.write_without_biases,
     tensors=TENSORS,
     notes=notes,
+    structure=Structure(),
 )

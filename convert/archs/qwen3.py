@@ -6,6 +6,7 @@ from llmkit.convert.archs import blocks, decoder, qwen2
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rules import Family
+from llmkit.convert.archs.structure import Structure
 
 
 def read_hparams(config: ConfigReader) -> HParams:
@@ -33,4 +34,5 @@ FAMILY = Family(
     write_config=decoder.write_decoder,
     tensors=TENSORS,
     notes=qwen2.notes,
+    structure=Structure(),
 )

@@ -9,6 +9,7 @@ from llmkit.convert.archs import blocks, decoder, qwen2_moe
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rules import Family
+from llmkit.convert.archs.structure import Structure
 
 
 def read_hparams(config: ConfigReader) -> HParams:
@@ -49,4 +50,5 @@ FAMILY = Family(
     wrote=blocks.has_experts,
     tensors=TENSORS,
     notes=qwen2_moe.notes,
+    structure=Structure(),
 )

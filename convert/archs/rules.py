@@ -15,6 +15,7 @@ from typing import Any
 
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
+from llmkit.convert.archs.structure import Structure
 from llmkit.convert.transforms import Map, View
 
 
@@ -110,6 +111,8 @@ class Family:
     metadata says in ways that only this family has. Where several families have a GGUF architecture in common, `wrote`
     tells whether a file with these hyper-parameters is of this one, and `tokenizers` of which kinds, by
     `tokenizer.ggml.model`, its tokenizer may be; none are named where it may be any.
+
+    `structure` says how the tensors compute, for targets that need a graph; None where llmkit writes none.
     """
 
     model_type: str
@@ -127,6 +130,7 @@ class Family:
     wrote: Callable[[HParams], bool] = lambda hparams: True
     from_file: Callable[[ConfigReader, HParams], HParams] = lambda metadata, hparams: hparams
     tokenizers: tuple[str, ...] = ()
+    structure: Structure | None = None
 
     def is_unused(self, name: str) -> bool:
         """Whether inference does without the checkpoint tensor `name`."""

@@ -9,6 +9,7 @@ from llmkit.convert.archs.config import ConfigReader, excerpt
 from llmkit.convert.archs.hparams import HParams
 from llmkit.convert.archs.rope import read_rope
 from llmkit.convert.archs.rules import Family
+from llmkit.convert.archs.structure import Structure
 from llmkit.errors import UnsupportedError
 
 # llama.cpp's graph has the number built in.
@@ -60,4 +61,5 @@ FAMILY = Family(
     write_config=write_config,
     tensors=llama.TENSORS,
     notes=notes,
+    structure=Structure(rotates=lambda h, i: (i + 1) % ROPELESS_INTERVAL != 0),
 )

@@ -84,7 +84,7 @@ def plan_adapter(adapter: Adapter, config: ConfigReader, name: str) -> Conversio
 
 
 def _most(tensors: list[PlannedTensor]) -> TensorType:
-    types = [tensor.type for tensor in tensors]
+    types = [tensor.ggml_type for tensor in tensors]
     return max(set(types), key=lambda type: (types.count(type), -type))
 
 

@@ -8,11 +8,12 @@ from typing import Any, Final
 import numpy as np
 
 from llmkit.convert.archs import Experts, HParams, LatentAttention, Rope, StateSpace, excerpt
-from llmkit.convert.gguf_keys import EXPERT_KEYS, GATING, KEYS, POOLING, STATE_KEYS, llama3_factors
+from llmkit.convert.gguf_keys import EXPERT_KEYS, GATING, KEYS, POOLING, STATE_KEYS
 from llmkit.convert.gguf_source import GGUFSource
 from llmkit.convert.gguf_yarn import yarn_parameters
 from llmkit.convert.packed.reader import reading
 from llmkit.convert.restore.metadata import MetadataReader, share_of, shortest
+from llmkit.convert.rotary import llama3_factors
 from llmkit.convert.sources import read_tensor
 from llmkit.errors import FormatError, UnsupportedError
 from llmkit.formats.gguf import Value, boolean, f32, u32

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from llmkit.convert.archs import Family, HParams, Presence, Source
 from llmkit.convert.matching import expected_rules, source_names
 from llmkit.convert.packed.base import PackedTensor
+from llmkit.convert.packed.decoded import DecodedTensor, is_quantized
 from llmkit.convert.plan import Computed, Stored
 from llmkit.convert.restore import mxfp4
-from llmkit.convert.restore.decoded import DecodedTensor, TransposedTensor, is_quantized
+from llmkit.convert.restore.transposed import TransposedTensor
 from llmkit.convert.transforms import Axis, Map, View
 from llmkit.errors import UnsupportedError
 from llmkit.quantize.schemes import SCHEMES

@@ -1,20 +1,12 @@
-"""The chat templates of a checkpoint: files first, then tokenizer_config.json, as transformers reads them."""
+"""The chat templates of a checkpoint as GGUF states them."""
 
 from __future__ import annotations
-
-from pathlib import Path
-from string import ascii_letters, digits
-from typing import Final
 
 from llmkit.convert.tokenizer.files import TokenizerFiles
 from llmkit.convert.tokenizer.vocabulary import is_unicode
 from llmkit.errors import FormatError
-from llmkit.formats.files import open_regular, read_exactly
+from llmkit.formats.chattemplates import read_chat_templates
 from llmkit.formats.gguf import Value, ValueType, array, string
-from llmkit.formats.strictjson import read_json_object
-
-MAX_TEMPLATE_BYTES: Final = 4 << 20
-_NAME_CHARACTERS: Final = frozenset(ascii_letters + digits + "_")
 
 
 def chat_template_metadata(files: TokenizerFiles, notes: list[str]) -> dict[str, Value]:
@@ -22,7 +14,7 @@ def chat_template_metadata(files: TokenizerFiles, notes: list[str]) -> dict[str,
 
     Raises FormatError for a template file that is not UTF-8 or too large. Templates are not run here.
     """
-    templates = {name: text for name, text in _find(files, notes).items() if text}
+    templates = read_chat_templates(files.folder, files.config, notes)
     found: dict[str, Value] = {}
     for name, text in templates.items():
         if not is_unicode(text):
@@ -32,59 +24,3 @@ def chat_template_metadata(files: TokenizerFiles, notes: list[str]) -> dict[str,
     if named:
         found["tokenizer.chat_templates"] = array(ValueType.STRING, named)
     return found
-
-
-def _find(files: TokenizerFiles, notes: list[str]) -> dict[str, str]:
-    """Name -> template, from the first source that has any."""
-    folder = files.folder
-    configured = files.config.get("chat_template")
-    main = folder / "chat_template.jinja"
-    if main.is_file():
-        templates = {"default": _read(main)}
-        for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
-            if _named(path.stem) != "default":
-                templates[_named(path.stem)] = _read(path)
-        if isinstance(configured, str) and configured != templates["default"]:
-            notes.append(
-                "chat_template.jinja and tokenizer_config.json hold different chat templates; the file is taken"
-            )
-        return templates
-    if configured is None and (folder / "chat_template.json").is_file():
-        configured = read_json_object(folder / "chat_template.json").get("chat_template")
-    return _from_json(configured, notes)
-
-
-def _from_json(configured: object, notes: list[str]) -> dict[str, str]:
-    """A template as a string, as a list of {"name", "template"}, or as an object name -> template."""
-    if isinstance(configured, str):
-        return {"default": configured}
-    if isinstance(configured, dict):
-        entries: list[object] = [{"name": name, "template": text} for name, text in configured.items()]
-    else:
-        entries = configured if isinstance(configured, list) else []
-    templates: dict[str, str] = {}
-    for entry in entries:
-        name, text = (entry.get("name"), entry.get("template")) if isinstance(entry, dict) else (None, None)
-        if isinstance(name, str) and name and isinstance(text, str):
-            templates[_named(name)] = text
-    if configured is not None and not templates:
-        notes.append(
-            "the chat_template of tokenizer_config.json is neither a template nor a list of them; it is left out"
-        )
-    return templates
-
-
-def _named(name: str) -> str:
-    """`name` with only the characters that GGUF keys use."""
-    return "".join(character if character in _NAME_CHARACTERS else "_" for character in name)
-
-
-def _read(path: Path) -> str:
-    file, size = open_regular(path)
-    with file:
-        if size > MAX_TEMPLATE_BYTES:
-            raise FormatError(path, f"{size:,} bytes; expected a chat template of at most {MAX_TEMPLATE_BYTES:,}")
-        try:
-            return read_exactly(file, size, path).decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise FormatError(path, f"not valid UTF-8 (byte {error.start})") from None

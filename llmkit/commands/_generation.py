@@ -65,7 +65,7 @@ def load_model(model: str, note: Callable[[str], None], **options: Any) -> Sessi
     """Find and load MODEL, and tell what was chosen for it."""
     from llmkit import runtimes
 
-    resolved = resolve(model, want="gguf", download=False)
+    resolved = resolve(model, want="runnable", download=False)
     if resolved.note:
         note(f"note: {resolved.note}")
     session = runtimes.load(resolved.path, **options)

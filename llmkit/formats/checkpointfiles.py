@@ -17,6 +17,7 @@ from typing import Final
 CONFIG: Final = "config.json"
 INDEX: Final = "model.safetensors.index.json"
 SINGLE: Final = "model.safetensors"
+GENAI_CONFIG: Final = "genai_config.json"
 PYTORCH_INDEX: Final = "pytorch_model.bin.index.json"
 PYTORCH_SINGLE: Final = "pytorch_model.bin"
 
@@ -104,6 +105,11 @@ class Contents:
     @property
     def is_checkpoint(self) -> bool:
         return self.has_config and bool(self.weights or self.index)
+
+    @property
+    def is_genai(self) -> bool:
+        """Whether it is a folder for ONNX Runtime GenAI."""
+        return GENAI_CONFIG in self.names
 
     @property
     def has_weights(self) -> bool:

@@ -6,15 +6,24 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.errors import UnsupportedError
+from llmkit.formats.checkpointfiles import GENAI_CONFIG
 from llmkit.protocols import Session
 
 
 def load(path: str | Path, **options: Any) -> Session:
-    """Load a model with the runtime for its kind: GGUF files run on llama.cpp (`llmkit.runtimes.llamacpp.load`)."""
+    """Load a model with the runtime for its kind.
+
+    GGUF files run on llama.cpp (`llmkit.runtimes.llamacpp.load`), folders with a genai_config.json on ONNX Runtime
+    GenAI (`llmkit.runtimes.ortgenai.load`).
+    """
     path = Path(path)
+    if (path / GENAI_CONFIG).is_file():
+        from llmkit.runtimes import ortgenai
+
+        return ortgenai.load(path, **options)
     if path.is_dir():
         raise UnsupportedError(
-            f"{path} is a folder; models run from GGUF files. Convert the checkpoint first: "
+            f"{path} is a folder; models run from GGUF files and ONNX folders. Convert the checkpoint first: "
             f"llmkit convert {path} --to gguf-q4"
         )
     from llmkit.runtimes import llamacpp

@@ -123,11 +123,12 @@ class Context:
             self._outputs[len(part) - 1] = start + len(part) == len(ids)
             self._decode(part)
 
-    def logits(self, ids: Sequence[int], at_a_time: int = OUTPUT_BATCH) -> NDArray[np.float32]:
+    def logits(self, ids: Sequence[int], at_a_time: int | None = None) -> NDArray[np.float32]:
         """Logits after every token of `ids` from an empty cache, float32 [n_tokens, n_vocab].
 
-        at_a_time: how many tokens pass the model together, at most OUTPUT_BATCH.
+        at_a_time: how many tokens pass the model together, at most and by default OUTPUT_BATCH.
         """
+        at_a_time = min(OUTPUT_BATCH, max(1, at_a_time or OUTPUT_BATCH))
         self.clear()
         result = np.empty((len(ids), self.n_vocab), np.float32)
         for start in range(0, len(ids), at_a_time):

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from llmkit.errors import EngineError, TemplateError
 from llmkit.protocols import GenerationStats, Message, SamplingOptions, SessionInfo
 from llmkit.runtimes._llama_embedding import pool
+from llmkit.runtimes._options import checked
 from llmkit.runtimes._prefix import common_prefix
-from llmkit.runtimes._sampler import checked
 from llmkit.runtimes._stream import TextStream
 from llmkit.runtimes.requests import check_fits, check_messages, check_prompt
 

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
-from typing import Final
+from typing import Final, TypeAlias, overload
 
 from llmkit.errors import UnsupportedError
+from llmkit.quantize.blockwise import BlockwiseFormat
 from llmkit.quantize.schemes.base import Importance, Packed, Rows, Scheme
-from llmkit.types import TensorType
+from llmkit.quantize.schemes.blockwise import BlockwiseScheme
+from llmkit.types import BLOCK_LAYOUTS, TensorType
 
-__all__ = ["SCHEMES", "Importance", "Packed", "Rows", "Scheme", "scheme"]
+__all__ = [
+    "SCHEMES",
+    "BlockwiseScheme",
+    "Importance",
+    "Packed",
+    "Rows",
+    "Scheme",
+    "WeightType",
+    "array_widths",
+    "scheme",
+]
+
+# How a tensor's weights are stored: ggml's types lie in one array, the forms of ONNX Runtime in two or three.
+WeightType: TypeAlias = TensorType | BlockwiseFormat
 
 # Each module defines SCHEME. The lazy import keeps numba out of commands that encode nothing.
 SCHEMES: Final[dict[TensorType, str]] = {
@@ -47,9 +62,29 @@ SCHEMES: Final[dict[TensorType, str]] = {
 }
 
 
-@cache
-def scheme(type: TensorType) -> Scheme:
+@overload
+def scheme(type: TensorType) -> Scheme: ...
+
+
+@overload
+def scheme(type: BlockwiseFormat) -> BlockwiseScheme: ...
+
+
+def scheme(type: WeightType) -> Scheme | BlockwiseScheme:
     """The scheme of `type`. Raises UnsupportedError for one that is not in the table."""
+    return _of_tensor_type(type) if isinstance(type, TensorType) else BlockwiseScheme(type)
+
+
+def array_widths(type: WeightType, columns: int) -> tuple[int, ...]:
+    """Bytes of a row of `columns` weights in each of the arrays that a tensor of `type` consists of."""
+    if isinstance(type, TensorType):
+        layout = BLOCK_LAYOUTS[type]
+        return (columns // layout.block_size * layout.block_bytes,)
+    return type.widths(columns)
+
+
+@cache
+def _of_tensor_type(type: TensorType) -> Scheme:
     if type not in SCHEMES:
         known = ", ".join(t.name for t in SCHEMES)
         raise UnsupportedError(f"tensor type {type.name} is not implemented; known: {known}")

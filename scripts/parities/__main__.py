@@ -53,6 +53,8 @@ def main() -> int:
             print(f"{name}: way back: {line}")
         if result.tokens and arguments.verbose:
             print(f"{name}: tokens differ for {result.tokens}")
+    seconds = sum(result.seconds for result in results.values() if isinstance(result, Result))
+    print(f"llmkit's conversions to f32 took {seconds:.0f} s together.")
     unexplained = _print_differences(files, arguments.verbose)
     return 0 if not unexplained and all(isinstance(r, Result) and r.is_good for r in results.values()) else 1
 
@@ -97,7 +99,7 @@ def _table(results: dict[str, Result | str], files: dict[str, FilesResult | str]
     rows = []
     for name, result in results.items():
         if isinstance(result, str):
-            rows.append((name, "failed", *[""] * 9))
+            rows.append((name, "failed", *[""] * 11))
             continue
         found = files.get(name)
         rows.append(
@@ -107,13 +109,14 @@ def _table(results: dict[str, Result | str], files: dict[str, FilesResult | str]
                 *_figures(result.logits),
                 "same" if not result.tokens else f"{len(result.tokens)} differ",
                 "same" if not result.back else f"{len(result.back)} differ",
+                *_onnx_figures(result.onnx),
                 "" if found is None else "failed" if isinstance(found, str) else _count(name, found.tensors),
                 "" if found is None or isinstance(found, str) else _count(name, found.metadata),
             )
         )
     head = (
         *("family", "", "range", "prefill", "step", "median", "argmax", "tokens"),
-        *("way back", "peer's tensors", "peer's keys"),
+        *("way back", "ONNX", "ONNX step", "peer's tensors", "peer's keys"),
     )
     title = "Largest |difference| from transformers, float32, 64 tokens: of logits, of encoders' hidden states"
     return table(title, head, rows)
@@ -125,6 +128,13 @@ def _figures(found: LogitsResult | StatesResult) -> tuple[str, str, str, str, st
         return f"{found.range:.1f}", f"{found.difference:.1e}{own}", "", "", ""
     argmax = "same" if found.same_argmax else "differs"
     return f"{found.range:.1f}", f"{found.prefill:.1e}", f"{found.step:.1e}", f"{found.median:.1e}", argmax
+
+
+def _onnx_figures(found: LogitsResult | None) -> tuple[str, str]:
+    if found is None:
+        return "", ""
+    argmax = "" if found.same_argmax else " argmax differs"
+    return f"{found.prefill:.1e}{argmax}", f"{found.step:.1e}"
 
 
 def _count(name: str, differences: tuple[str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""Logits of a tiny model: transformers in float32 against llama.cpp on the converted file."""
+"""Logits of a tiny model: transformers in float32 against llama.cpp and ONNX Runtime GenAI on converted files."""
 
 from __future__ import annotations
 
@@ -53,6 +53,38 @@ def compare_logits(model: Any, gguf: Path, n_vocab: int) -> LogitsResult:
         median=float(np.median(np.abs(prefill - alike))),
         same_argmax=all(np.array_equal(found.argmax(-1), expected.argmax(-1)) for found in (prefill, step)),
     )
+
+
+def compare_onnx(model: Any, folder: Path, n_vocab: int) -> LogitsResult:
+    """The same for a float32 model on ONNX Runtime GenAI; transformers, too, takes the tokens one by one.
+
+    A model whose rotary embedding changes with the length of the text computes something else then.
+    """
+    ids = np.random.default_rng(0).integers(3, n_vocab, N_TOKENS).tolist()
+    expected, step_by_step = _logits(model, ids), _logits_of_steps(model, ids)
+    with llmkit.load(folder, n_context=2 * N_TOKENS, n_threads=1, device="cpu") as session:
+        prefill = session.logits(ids)
+        step = session.logits(ids, at_a_time=1)
+    pairs = ((prefill, expected), (step, step_by_step))
+    return LogitsResult(
+        range=float(expected.max() - expected.min()),
+        prefill=float(np.abs(prefill - expected).max()),
+        step=float(np.abs(step - step_by_step).max()),
+        median=float(np.median(np.abs(prefill - expected))),
+        same_argmax=all(np.array_equal(found.argmax(-1), wanted.argmax(-1)) for found, wanted in pairs),
+    )
+
+
+def _logits_of_steps(model: Any, ids: list[int]) -> NDArray[np.float32]:
+    import torch
+
+    rows, cache = [], None
+    with torch.inference_mode():
+        for id in ids:
+            found = model(torch.tensor([[id]]), past_key_values=cache, use_cache=True)
+            rows.append(found.logits[0].numpy())
+            cache = found.past_key_values
+    return np.concatenate(rows)
 
 
 def _logits(model: Any, ids: list[int]) -> NDArray[np.float32]:

@@ -9,7 +9,8 @@ import pytest
 
 from llmkit.errors import EngineError
 from llmkit.protocols import SamplingOptions
-from llmkit.runtimes.llamacpp import LlamaCppSession, _KnownText, load
+from llmkit.runtimes._session import _KnownText
+from llmkit.runtimes.llamacpp import LlamaCppSession, load
 from tests.chat_templates import conversation
 from tests.runtimes.prompts import EMOJI, GREEDY, text_of
 

@@ -1,0 +1,162 @@
+"""Planning a folder for ONNX Runtime GenAI: graph, weights, settings and tokenizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from llmkit.convert.archs import ConfigReader, Family, HParams, find_family
+from llmkit.convert.checkpoint import Checkpoint
+from llmkit.convert.matching import match_tensors
+from llmkit.convert.onnx.decoder import ROTARY, SLIDING_ROTARY, Computation, Decoder
+from llmkit.convert.onnx.genai import CONFIG, MODEL, genai_config
+from llmkit.convert.onnx.graph import Graph
+from llmkit.convert.onnx.recipes import OnnxRecipe
+from llmkit.convert.onnx.rotary import RotaryTable
+from llmkit.convert.onnx.weights import Weight, gather_weights, in_natural_order
+from llmkit.convert.packed import unpack
+from llmkit.convert.plan import ConversionPlan, PlannedFile, PlannedTensor, Stored
+from llmkit.convert.rotary import rotations
+from llmkit.convert.weightfiles import member
+from llmkit.errors import UnsupportedError
+from llmkit.formats.checkpointfiles import contents
+from llmkit.quantize.schemes import array_widths
+
+DATA: Final = "model.onnx.data"
+_ALIGNMENT: Final = 64  # of every array, so that it can be used as it is mapped
+# What the runtime's tokenizer reads.
+_TOKENIZER_FILES: Final = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+def plan_onnx(checkpoint: Checkpoint, recipe: OnnxRecipe) -> ConversionPlan:
+    """Plan the conversion of `checkpoint` by `recipe`; reads no weight.
+
+    Raises UnsupportedError for a family or a setting that the graph has no operators for.
+    """
+    from llmkit import __version__
+
+    whole = ConfigReader(checkpoint.folder / "config.json", checkpoint.config)
+    family = find_family(whole)
+    if family.structure is None:
+        raise UnsupportedError(f"{whole.path}: llmkit does not convert {family.architectures[0]} to ONNX yet")
+    config = whole.within(family.text_config) if family.text_config and family.text_config in whole else whole
+    hparams = family.read_hparams(config)
+    notes: list[str] = []
+    matched, found = match_tensors(
+        in_natural_order(family), hparams, checkpoint, unpack(whole, checkpoint.tensors, notes)
+    )
+    weights = gather_weights(hparams, matched)
+    tensors = _lay_out([*(_planned(weight, recipe) for weight in weights.values()), *_rotary(hparams)])
+    graph = Graph(family.model_type, DATA)
+    how = Computation(type=recipe.float_type, accuracy_level=4, short_positions=_short_positions(hparams))
+    Decoder(graph, hparams, family.structure, {tensor.name: tensor for tensor in tensors}, how).build()
+    model = graph.serialize("llmkit", __version__)
+    ids = _token_ids(checkpoint, config)
+    return ConversionPlan(
+        source=checkpoint.folder,
+        target=f"onnx-{recipe.name}",
+        architecture=family.model_type,
+        label=recipe.label,
+        files=(
+            PlannedFile(model, (), len(model), MODEL),
+            _data_file(tensors),
+            _document(CONFIG, genai_config(_model_type(family), hparams, ids)),
+            *_tokenizer_files(checkpoint.folder),
+        ),
+        notes=(*notes, *found, *family.notes(config, hparams)),
+    )
+
+
+def default_output(name: str, recipe: OnnxRecipe) -> Path:
+    """`<model name>-ONNX-INT4` in the current folder."""
+    return Path(f"{name}-ONNX-{recipe.label}")
+
+
+def _planned(weight: Weight, recipe: OnnxRecipe) -> PlannedTensor:
+    type = recipe.type_of(weight.name, weight.shape)
+    return PlannedTensor(weight.name, weight.shape, type, weight.parts, 0, 0, wanted=type, map=weight.map)
+
+
+def _rotary(h: HParams) -> list[PlannedTensor]:
+    """The tables of the rotary embedding, for every position of the context."""
+    tables = [
+        RotaryTable(f"{name}.{function}", rotations(rope, h.head_dim, h.n_context))
+        for name, rope in ((ROTARY, h.rope), (SLIDING_ROTARY, h.sliding_rope))
+        if rope is not None
+        for function in ("cos", "sin")
+    ]
+    return [
+        PlannedTensor(table.name, table.shape, table.type, (Stored.whole(table),), 0, 0, wanted=table.type)
+        for table in tables
+    ]
+
+
+def _short_positions(h: HParams) -> int | None:
+    found = () if h.rope is None else rotations(h.rope, h.head_dim, h.n_context)
+    return found[0].positions if len(found) > 1 else None
+
+
+def _lay_out(tensors: Sequence[PlannedTensor]) -> list[PlannedTensor]:
+    """The tensors with their places in the file of weights, array after array."""
+    placed, end = [], 0
+    for tensor in tensors:
+        rows, columns = tensor.matrix
+        offsets = []
+        sizes = [rows * width for width in array_widths(tensor.type, columns)]
+        for size in sizes:
+            offsets.append(end)
+            end += size + -size % _ALIGNMENT
+        placed.append(replace(tensor, offset=offsets[0], other_offsets=tuple(offsets[1:]), nbytes=sum(sizes)))
+    return placed
+
+
+def _data_file(tensors: Sequence[PlannedTensor]) -> PlannedFile:
+    offset, size = tensors[-1].ranges(0, tensors[-1].matrix[0])[-1]
+    return PlannedFile(b"", tuple(tensors), offset + size, DATA)
+
+
+def _document(name: str, value: Any) -> PlannedFile:
+    data = (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+    return PlannedFile(data, (), len(data), name)
+
+
+def _token_ids(checkpoint: Checkpoint, config: ConfigReader) -> dict[str, int | list[int]]:
+    """The ids of the tokens that begin, end and fill texts; generation_config.json knows best."""
+    found: dict[str, int | list[int]] = {}
+    sources: tuple[Mapping[str, Any], ...] = (checkpoint.generation_config, config.values, checkpoint.config)
+    for kind in ("bos", "eos", "pad"):
+        for source in sources:
+            value = source.get(f"{kind}_token_id")
+            if isinstance(value, int) or (isinstance(value, list) and value and kind == "eos"):
+                found[kind] = value
+                break
+    return found
+
+
+def _model_type(family: Family) -> str:
+    """GenAI's name of the architecture: its generic one runs them all, and the tokenizer's files say the rest."""
+    return "decoder"
+
+
+def _tokenizer_files(folder: Path) -> list[PlannedFile]:
+    """The files of the tokenizer, as they are."""
+    names = contents(path.name for path in folder.iterdir()).names
+    found = []
+    for name in _TOKENIZER_FILES:
+        if name in names:
+            data = member(folder, name).read_bytes()
+            found.append(PlannedFile(data, (), len(data), name))
+    return found

@@ -1,0 +1,218 @@
+"""Runs folders of ONNX Runtime GenAI.
+
+Tokens are those of the folder's tokenizer.json by Hugging Face's `tokenizers`, and the next token is chosen here, so
+that both are the same as with the other engines; the engine computes logits and keeps the KV cache.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmkit.errors import DependencyError, EngineError
+from llmkit.formats.chattemplates import read_chat_templates
+from llmkit.formats.genai import GenaiFolder, read_genai_folder
+from llmkit.protocols import SamplingOptions, SessionInfo
+from llmkit.runtimes._choose import TokenChooser
+from llmkit.runtimes._hf_vocabulary import HfVocabulary
+from llmkit.runtimes._machine import default_threads
+from llmkit.runtimes._prefix import common_prefix
+from llmkit.runtimes._session import DecoderSession
+
+DEFAULT_CONTEXT: Final = 4096
+DEVICES: Final = ("auto", "cpu", "cuda")
+_AT_ONCE: Final = 128  # tokens of a prompt that pass the model together: between them Ctrl-C is heard
+
+
+def load(
+    path: str | Path,
+    *,
+    n_context: int | None = None,
+    n_threads: int | None = None,
+    template: str | None = None,
+    device: str = "auto",
+) -> OrtSession:
+    """Load the folder at `path`, which has a genai_config.json.
+
+    `n_context`: positions of the KV cache; by default the context of the model, at most 4096. `n_threads`: by default
+    the physical cores this process may use. `template`: which chat template to use, as
+    `llmkit.template.choose_template` explains. `device`: "cpu", "cuda", or "auto", which takes CUDA where the package
+    has it and there is a GPU; `info.extra["device"]` says what was taken.
+
+    Raises FormatError for a damaged folder, EngineError if ONNX Runtime cannot load it or there is no such device,
+    DependencyError if onnxruntime-genai is not installed.
+    """
+    for name, value in (("n_context", n_context), ("n_threads", n_threads)):
+        if value is not None and not 1 <= value < 2**31:
+            raise EngineError(f"{name} is {value}: expected 1 or more")
+    if device not in DEVICES:
+        raise EngineError(f"device is {device!r}: expected one of {', '.join(DEVICES)}")
+    started = time.perf_counter()
+    folder = read_genai_folder(Path(path))
+    engine = _bindings()
+    chosen = _choose_device(engine, device)
+    n_threads = n_threads or default_threads()
+    n_context = n_context or min(folder.n_context, DEFAULT_CONTEXT)
+    vocabulary = HfVocabulary(folder.path, n_tokens=folder.n_vocab, ends=folder.ends)
+    context = _Context(engine, _load_model(engine, folder, chosen, n_threads), n_context, folder.n_vocab)
+    templates = read_chat_templates(folder.path, vocabulary.config)
+    info = SessionInfo(
+        name=folder.path.resolve().name,
+        engine=f"ONNX Runtime GenAI {engine.__version__}",
+        architecture=folder.architecture,
+        n_params=0,
+        n_vocab=folder.n_vocab,
+        n_context=n_context,
+        n_threads=n_threads,
+        load_seconds=time.perf_counter() - started,
+        extra={
+            "path": str(path),
+            "trained_context": str(folder.n_context),
+            "templates": ", ".join(templates),
+            "device": chosen,
+        },
+    )
+    return OrtSession(vocabulary, context, info, templates=templates, template=template)
+
+
+class OrtSession(DecoderSession):
+    """A model on ONNX Runtime GenAI; implements `llmkit.protocols.Session`. `load` makes one."""
+
+    def hidden_states(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """The graph has no such output: raises EngineError."""
+        raise EngineError(f"{self._info.extra['path']} gives logits only: embeddings need a GGUF file")
+
+    def embed(self, text: str | Sequence[int], *, normalize: bool = True) -> NDArray[np.float32]:
+        """The graph has no such output: raises EngineError."""
+        return self.hidden_states(())
+
+    @contextmanager
+    def _choosing(self, options: SamplingOptions, history: Sequence[int]) -> Iterator[Callable[[], int]]:
+        context = self._ort_context
+        chooser = TokenChooser(options, n_context=context.n_context, history=history)
+        yield lambda: chooser.choose(context.latest())
+
+    @property
+    def _ort_context(self) -> _Context:
+        assert isinstance(self._context, _Context)
+        return self._context
+
+    def _check_open(self) -> None:
+        if not self._ort_context.is_open:
+            raise EngineError("this session is closed")
+
+    def _release_engine(self) -> None:
+        self._ort_context.close()
+
+
+class _Context:
+    """A generator of the engine, its KV cache, and the tokens that this holds."""
+
+    def __init__(self, engine: Any, model: Any, n_context: int, n_vocab: int) -> None:
+        self._engine = engine
+        self._model = model
+        self._n_vocab = n_vocab
+        self._generator: Any = None
+        self.n_context = n_context
+        self.cached: list[int] = []
+
+    @property
+    def is_open(self) -> bool:
+        return self._model is not None
+
+    def close(self) -> None:
+        self._generator = self._model = None
+
+    def keep_prefix(self, ids: Sequence[int]) -> int:
+        shared = min(common_prefix(self.cached, ids), len(ids) - 1)
+        if self._generator is None or shared == 0:
+            self._fresh()
+        elif shared < len(self.cached):
+            self._generator.rewind_to(shared)
+            del self.cached[shared:]
+        return len(self.cached)
+
+    def feed(self, ids: Sequence[int]) -> None:
+        for start in range(0, len(ids), _AT_ONCE):
+            self._append(ids[start : start + _AT_ONCE])
+
+    def step(self, token: int) -> None:
+        self._append([token])
+
+    def latest(self) -> NDArray[np.float32]:
+        """Logits after the last token, float32 [n_vocab]."""
+        rows = np.asarray(self._generator.get_logits(), np.float32).reshape(-1, self._n_vocab)
+        last: NDArray[np.float32] = rows[-1]
+        return last
+
+    def logits(self, ids: Sequence[int], at_a_time: int | None) -> NDArray[np.float32]:
+        self._fresh()
+        result = np.empty((len(ids), self._n_vocab), np.float32)
+        step = min(_AT_ONCE, max(1, at_a_time or _AT_ONCE))
+        for start in range(0, len(ids), step):
+            part = ids[start : start + step]
+            self._append(part)
+            result[start : start + len(part)] = self._generator.get_output("logits")[0]
+        return result
+
+    def _fresh(self) -> None:
+        """An empty cache."""
+        self.cached.clear()
+        self._generator = None  # its memory goes before there is another one
+        parameters = self._engine.GeneratorParams(self._model)
+        parameters.set_search_options(max_length=self.n_context, do_sample=False)
+        with _engine_errors("cannot begin"):
+            self._generator = self._engine.Generator(self._model, parameters)
+
+    def _append(self, ids: Sequence[int]) -> None:
+        with _engine_errors("failed"):
+            self._generator.append_tokens(np.asarray(ids, np.int32))
+        self.cached += ids
+
+
+@contextmanager
+def _engine_errors(what: str) -> Iterator[None]:
+    """What the engine raises as an EngineError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise EngineError(f"ONNX Runtime {what}: {error}") from error
+
+
+def _bindings() -> Any:
+    try:
+        import onnxruntime_genai
+    except ImportError as error:
+        raise DependencyError("onnxruntime-genai", "ort", "running an ONNX model") from error
+    return onnxruntime_genai
+
+
+def _choose_device(engine: Any, device: str) -> str:
+    """The device for one that was asked for. Raises EngineError if there is none."""
+    if device == "cpu":
+        return "cpu"
+    has_cuda = bool(engine.is_cuda_available())
+    if device == "cuda" and not has_cuda:
+        raise EngineError(
+            "device cuda: this onnxruntime-genai has no CUDA, or there is no GPU; pip install 'llmkit[ort-cuda]' in an "
+            "environment without onnxruntime-genai, or take --device cpu"
+        )
+    return "cuda" if has_cuda else "cpu"
+
+
+def _load_model(engine: Any, folder: GenaiFolder, device: str, n_threads: int) -> Any:
+    config = engine.Config(str(folder.path))
+    config.clear_providers()
+    if device != "cpu":
+        config.append_provider(device)
+    options = {"session_options": {"intra_op_num_threads": n_threads}}
+    config.overlay(json.dumps({"model": {"decoder": options}}))
+    with _engine_errors(f"cannot load {folder.path}"):
+        return engine.Model(config)
