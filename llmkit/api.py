@@ -22,7 +22,7 @@ from llmkit.errors import DependencyError, UnsupportedError
 from llmkit.protocols import Progress, Session
 
 if TYPE_CHECKING:
-    from llmkit.convert.onnx.recipes import OnnxRecipe
+    from llmkit.convert.onnx.recipes import OnnxOptions, OnnxRecipe
     from llmkit.models import ResolvedModel
     from llmkit.quantize.imatrix import ImportanceMatrix
 
@@ -48,15 +48,19 @@ def convert(
     tokenizer_pre: str | None = None,
     lora: Sequence[str] = (),
     base: str | os.PathLike[str] | None = None,
+    block_size: int | None = None,
+    symmetric: bool | None = None,
+    accuracy_level: int | None = None,
     progress: Progress | None = None,
 ) -> ConversionResult:
-    """Convert a checkpoint to a GGUF file, quantised on the way, or a GGUF file back to a checkpoint.
+    """Convert a checkpoint to a GGUF file or an ONNX folder, quantised on the way, or a GGUF file to a checkpoint.
 
     model: a folder, `org/name[@revision]` or a word, as on the command line, or what `llmkit.models.resolve` returned;
         a GGUF file for the way back.
     to: `gguf-<type>`, such as gguf-q4_k_m; `llmkit.quantize.recipes.RECIPES` lists the types. Or `safetensors`, with
         `-f32`, `-f16` or `-bf16` if not the type that suits the file (GPT-OSS's MXFP4 stays that): a folder that
-        transformers loads. Or `gguf-lora`, of the folder of a LoRA adapter.
+        transformers loads. Or `gguf-lora`, of the folder of a LoRA adapter. Or `onnx-fp32`, `onnx-int8` or
+        `onnx-int4`: a folder for ONNX Runtime GenAI.
     output: the file to write, or a folder for it; by default `<model name>-<TYPE>.gguf` in the current folder. Of a
         checkpoint the folder, by default `<model name>`.
     imatrix: an importance matrix, in either of llama.cpp's forms.
@@ -74,20 +78,38 @@ def convert(
     lora: folders of LoRA adapters, as PEFT saves them, that are added to the weights; `PATH:SCALE` for a part of one.
     base: of an adapter that is converted (`to` is gguf-lora), the model it is for, if not the one it names.
 
+    block_size, symmetric, accuracy_level: of ONNX, see `llmkit.convert.onnx.recipes.OnnxOptions`; types for
+        `tensor_types` are int4, int8 and float then.
+
     Raises a subclass of LlmkitError; nothing lies at the output's final name then.
     """
     from llmkit.convert.checkpoint import open_checkpoint
     from llmkit.convert.gguf_target import default_output, plan_gguf
     from llmkit.convert.lora.adapter import parse_lora, read_adapter
-    from llmkit.convert.onnx.recipes import OnnxRecipe
+    from llmkit.convert.onnx.recipes import OnnxOptions, OnnxRecipe, parse_onnx_type
     from llmkit.models import ResolvedModel, resolve
     from llmkit.quantize.recipes import TypeOptions
     from llmkit.runtimes.tokenizing import LlamaCppJudge
 
     started = time.monotonic()
     recipe = parse_target(to)
-    options = type_options(pure, tensor_types, output_type, token_embedding_type, fallback)
     how = execution(dry_run, overwrite, threads, memory, allow_nonfinite, verify, progress)
+    if isinstance(recipe, OnnxRecipe):
+        if pure or output_type or token_embedding_type or not fallback or split_size or tokenizer_pre or base:
+            raise UnsupportedError(
+                f"{to} takes block_size, symmetric, accuracy_level, tensor_types, imatrix and lora, but no other "
+                "options for quantisation, tokenizers or files"
+            )
+        wanted = OnnxOptions(
+            block_size=block_size,
+            symmetric=symmetric,
+            accuracy_level=accuracy_level,
+            tensor_types=tuple(parse_onnx_type(text) for text in tensor_types),
+        )
+        return _convert_onnx(model, recipe, wanted, imatrix, lora, output, how, started)
+    if block_size is not None or symmetric is not None or accuracy_level is not None:
+        raise UnsupportedError(f"{to} takes no block_size, symmetric or accuracy_level: these are for ONNX")
+    options = type_options(pure, tensor_types, output_type, token_embedding_type, fallback)
     if isinstance(recipe, CheckpointTarget | AdapterTarget):
         if options != TypeOptions() or imatrix is not None or tokenizer_pre is not None or lora:
             raise UnsupportedError(f"{to} takes no options for quantisation, tokenizers or adapters")
@@ -95,8 +117,6 @@ def convert(
             folder = model.path if isinstance(model, ResolvedModel) else model
             return _convert_adapter(os.fspath(folder), base, output, how, started)
         return _restore(model, recipe, output, split_size, how, started)
-    if isinstance(recipe, OnnxRecipe):
-        return _convert_onnx(model, recipe, output, how, started)
     if base is not None:
         raise UnsupportedError("base belongs to gguf-lora; adapters are merged with lora")
     importance, part_bytes = importance_from(imatrix), None if split_size is None else parse_bytes(split_size)
@@ -152,12 +172,16 @@ def _convert_adapter(
 def _convert_onnx(
     model: str | os.PathLike[str] | ResolvedModel,
     recipe: OnnxRecipe,
+    options: OnnxOptions,
+    imatrix: str | os.PathLike[str] | None,
+    lora: Sequence[str],
     output: str | os.PathLike[str] | None,
     how: Execution,
     started: float,
 ) -> ConversionResult:
     """A checkpoint to a folder for ONNX Runtime GenAI."""
     from llmkit.convert.checkpoint import open_checkpoint
+    from llmkit.convert.lora.adapter import parse_lora, read_adapter
     from llmkit.models import ResolvedModel, resolve
 
     try:
@@ -173,7 +197,8 @@ def _convert_onnx(
         else resolve(os.fspath(model), want="checkpoint", progress=how.progress)
     )
     checkpoint = open_checkpoint(resolved.path)
-    plan = plan_onnx(checkpoint, recipe)
+    adapters = [read_adapter(*parse_lora(text)) for text in lora]
+    plan = plan_onnx(checkpoint, recipe, options=options, importance=importance_from(imatrix), adapters=adapters)
     folder = default_output(resolved.name, recipe) if output is None else Path(os.fspath(output))
     return carry_out(plan, folder, resolved.path.iterdir(), how, started)
 

@@ -83,7 +83,8 @@ def compute_importance(
     output: the file to write, or a folder for `imatrix.gguf`.
     chunks: how many chunks of `chunk_size` tokens to use at most; by default all that the text has.
     threads: by default one per physical core that this process may use.
-    process_output: include output.weight.
+    process_output: include the output matrix, output.weight or, where it is tied to the embedding, token_embd.weight;
+        llama-imatrix leaves out the latter.
 
     Raises a subclass of LlmkitError; nothing lies at the output's name then.
     """

@@ -28,6 +28,7 @@ Codes = NDArray[np.uint8]
 Scales = NDArray[np.float32] | NDArray[np.float16]
 ZeroPoints = NDArray[np.uint8]
 
+_LEAST_IMPORTANCE: Final = 1e-5  # of the mean
 _NO_ZERO_POINTS: Final = np.empty(0, np.uint8)
 
 
@@ -107,6 +108,44 @@ class BlockwiseFormat:
         with np.errstate(over="ignore", invalid="ignore"):
             scales[:] = found  # to float16 exactly, since the kernel has rounded
 
+    def encode_searched(
+        self,
+        rows: Rows,
+        codes: Codes,
+        scales: Scales,
+        zero_points: ZeroPoints | None = None,
+        *,
+        importance: NDArray[np.float32] | None = None,
+    ) -> None:
+        """`encode` with the scale and zero point of each block that come nearest to its weights; 4 bits only.
+
+        importance: float32 [K], the weight of each column's squared error, none of them negative; by default all count
+        the same. A block that holds NaN or infinity becomes zeros.
+
+        Raises ValueError as `encode` does.
+        """
+        from llmkit.kernels.blockwise_search import search_blocks
+
+        self._check(rows, codes, scales, zero_points)
+        if self.bits != 4:
+            raise ValueError(f"{self}: scales are searched for with 4 bits only")
+        if not rows.size:
+            return
+        found = np.empty(scales.shape, np.float32)
+        search_blocks(
+            rows.reshape(-1),
+            _weights_of_errors(importance, rows.shape[1]),
+            rows.shape[1],
+            self.block_size,
+            self.symmetric,
+            scales.dtype == np.float16,
+            codes.reshape(-1),
+            found.reshape(-1),
+            _flat(zero_points),
+        )
+        with np.errstate(over="ignore", invalid="ignore"):
+            scales[:] = found
+
     def decode(self, codes: Codes, scales: Scales, zero_points: ZeroPoints | None, out: Rows) -> None:
         """Decode to float32 [N, K], the weights that the operator multiplies by; arrays and errors as in `encode`."""
         from llmkit.kernels.blockwise import decode_blocks
@@ -147,6 +186,19 @@ class BlockwiseFormat:
         for array in (rows, *(array for _, array, _, _ in expected)):
             if not array.flags.c_contiguous:
                 raise ValueError(f"{self}: arrays must lie contiguously in memory")
+
+
+def _weights_of_errors(importance: NDArray[np.float32] | None, columns: int) -> NDArray[np.float32]:
+    """The importance with what never counted counting a little: such weights, too, are to come near."""
+    if importance is None:
+        return np.ones(columns, np.float32)
+    if importance.shape != (columns,):
+        raise ValueError(f"expected the importance of {columns} columns, got {importance.shape}")
+    mean = importance.mean(dtype=np.float64)
+    if not 0 < mean < np.inf:
+        return np.ones(columns, np.float32)
+    weighed: NDArray[np.float32] = np.maximum(importance / np.float32(mean), np.float32(_LEAST_IMPORTANCE))
+    return weighed
 
 
 def _flat(zero_points: ZeroPoints | None) -> ZeroPoints:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Final
 
 from llmkit.errors import UnsupportedError
-from llmkit.quantize.blockwise import BlockwiseFormat
+from llmkit.quantize.blockwise import BLOCK_SIZES, BlockwiseFormat
 from llmkit.quantize.schemes import WeightType
 from llmkit.types import TensorType
+
+ACCURACY_LEVELS: Final = (0, 1, 2, 3, 4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,22 +27,47 @@ class OnnxRecipe:
         """As in names of folders: INT4, FP32."""
         return self.name.upper()
 
-    def type_of(self, name: str, shape: tuple[int, ...]) -> WeightType:
-        """The type of a tensor. Vectors stay floats, those of experts too, and the matrices that choose experts."""
-        is_matrix = name.endswith(".weight") and len(shape) > 1 and "ffn_gate_inp" not in name
-        return self.matrices if is_matrix and self.matrices is not None else self.float_type
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnnxOptions:
+    """What a user asks for beside the recipe; None leaves it to the recipe.
+
+    block_size: weights that share a scale, 16 to 256. symmetric: whether blocks do without zero points. accuracy_level:
+    how MatMulNBits computes (0: as ONNX Runtime likes, 1: in float32, 4: with activations of 8 bits). tensor_types:
+    patterns searched in the names, and int4, int8 or float; the first that matches wins.
+
+    Raises UnsupportedError for what the operators do not have.
+    """
+
+    block_size: int | None = None
+    symmetric: bool | None = None
+    accuracy_level: int | None = None
+    tensor_types: tuple[tuple[re.Pattern[str], str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.block_size is not None and self.block_size not in BLOCK_SIZES:
+            raise UnsupportedError(f"block size {self.block_size}; ONNX Runtime has {', '.join(map(str, BLOCK_SIZES))}")
+        if self.accuracy_level is not None and self.accuracy_level not in ACCURACY_LEVELS:
+            raise UnsupportedError(
+                f"accuracy level {self.accuracy_level}; ONNX Runtime has {', '.join(map(str, ACCURACY_LEVELS))}"
+            )
 
 
-# Blocks of 32 as in ONNX Runtime GenAI's builder.
+_INT4: Final = BlockwiseFormat(4, 32, symmetric=False)
+_INT8: Final = BlockwiseFormat(8, 32, symmetric=True)
+
 RECIPES: Final[dict[str, OnnxRecipe]] = {
     recipe.name: recipe
     for recipe in (
         OnnxRecipe(name="fp32", float_type=TensorType.F32),
-        OnnxRecipe(name="int8", float_type=TensorType.F32, matrices=BlockwiseFormat(8, 32, symmetric=True)),
-        OnnxRecipe(name="int4", float_type=TensorType.F32, matrices=BlockwiseFormat(4, 32, symmetric=True)),
+        OnnxRecipe(name="int8", float_type=TensorType.F32, matrices=_INT8),
+        OnnxRecipe(name="int4", float_type=TensorType.F32, matrices=_INT4),
     )
 }
 SHORT_NAMES: Final = {"q4": "int4", "q8": "int8"}
+_FORMATS: Final = {"int4": _INT4, "int8": _INT8}
+_FLOAT: Final = "float"
+TYPE_NAMES: Final = (*_FORMATS, _FLOAT)
 
 
 def find_onnx_recipe(name: str) -> OnnxRecipe:
@@ -50,3 +78,29 @@ def find_onnx_recipe(name: str) -> OnnxRecipe:
             raise UnsupportedError("ONNX Runtime has no operator for weights of 5 bits; take onnx-int4 or onnx-int8")
         raise UnsupportedError(f"unknown target 'onnx-{name}'; known: {', '.join(f'onnx-{key}' for key in RECIPES)}")
     return found
+
+
+def parse_onnx_type(text: str) -> tuple[re.Pattern[str], str]:
+    """`REGEX=TYPE` as (pattern, type). Raises UnsupportedError."""
+    pattern, _, name = text.rpartition("=")
+    if not pattern or name.lower() not in TYPE_NAMES:
+        raise UnsupportedError(f"{text!r}: expected REGEX=TYPE with a type of {', '.join(TYPE_NAMES)}")
+    try:
+        return re.compile(pattern), name.lower()
+    except re.error as error:
+        raise UnsupportedError(f"{text!r}: {pattern!r} is not a regular expression: {error}") from error
+
+
+def type_of(name: str, shape: tuple[int, ...], recipe: OnnxRecipe, options: OnnxOptions) -> WeightType:
+    """The type of a tensor. Vectors stay floats, those of experts too, and the matrices that choose experts."""
+    if not name.endswith(".weight") or len(shape) < 2 or "ffn_gate_inp" in name:
+        return recipe.float_type
+    asked = next((type for pattern, type in options.tensor_types if pattern.search(name)), None)
+    form = recipe.matrices if asked is None else _FORMATS.get(asked)
+    if form is None:
+        return recipe.float_type
+    return replace(
+        form,
+        block_size=form.block_size if options.block_size is None else options.block_size,
+        symmetric=form.symmetric if options.symmetric is None else options.symmetric,
+    )

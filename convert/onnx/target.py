@@ -10,11 +10,13 @@ from typing import Any, Final
 
 from llmkit.convert.archs import ConfigReader, Family, HParams, find_family
 from llmkit.convert.checkpoint import Checkpoint
+from llmkit.convert.lora.adapter import Adapter
+from llmkit.convert.lora.merge import merge
 from llmkit.convert.matching import match_tensors
 from llmkit.convert.onnx.decoder import ROTARY, SLIDING_ROTARY, Computation, Decoder
 from llmkit.convert.onnx.genai import CONFIG, MODEL, genai_config
 from llmkit.convert.onnx.graph import Graph
-from llmkit.convert.onnx.recipes import OnnxRecipe
+from llmkit.convert.onnx.recipes import OnnxOptions, OnnxRecipe, type_of
 from llmkit.convert.onnx.rotary import RotaryTable
 from llmkit.convert.onnx.weights import Weight, gather_weights, in_natural_order
 from llmkit.convert.packed import unpack
@@ -23,7 +25,9 @@ from llmkit.convert.rotary import rotations
 from llmkit.convert.weightfiles import member
 from llmkit.errors import UnsupportedError
 from llmkit.formats.checkpointfiles import contents
-from llmkit.quantize.schemes import array_widths
+from llmkit.quantize.blockwise import BlockwiseFormat
+from llmkit.quantize.imatrix import ImportanceMatrix
+from llmkit.quantize.schemes import WeightType, array_widths
 
 DATA: Final = "model.onnx.data"
 _ALIGNMENT: Final = 64  # of every array, so that it can be used as it is mapped
@@ -41,8 +45,18 @@ _TOKENIZER_FILES: Final = (
 )
 
 
-def plan_onnx(checkpoint: Checkpoint, recipe: OnnxRecipe) -> ConversionPlan:
+def plan_onnx(
+    checkpoint: Checkpoint,
+    recipe: OnnxRecipe,
+    *,
+    options: OnnxOptions | None = None,
+    importance: ImportanceMatrix | None = None,
+    adapters: Sequence[Adapter] = (),
+) -> ConversionPlan:
     """Plan the conversion of `checkpoint` by `recipe`; reads no weight.
+
+    importance: weighs the errors of the columns of the 4-bit tensors that it has data for.
+    adapters: are added to the weights.
 
     Raises UnsupportedError for a family or a setting that the graph has no operators for.
     """
@@ -55,13 +69,18 @@ def plan_onnx(checkpoint: Checkpoint, recipe: OnnxRecipe) -> ConversionPlan:
     config = whole.within(family.text_config) if family.text_config and family.text_config in whole else whole
     hparams = family.read_hparams(config)
     notes: list[str] = []
-    matched, found = match_tensors(
-        in_natural_order(family), hparams, checkpoint, unpack(whole, checkpoint.tensors, notes)
-    )
+    options = options or OnnxOptions()
+    stored = merge(unpack(whole, checkpoint.tensors, notes), adapters, notes)
+    matched, found = match_tensors(in_natural_order(family), hparams, checkpoint, stored)
     weights = gather_weights(hparams, matched)
-    tensors = _lay_out([*(_planned(weight, recipe) for weight in weights.values()), *_rotary(hparams)])
+    planned = [_planned(weight, recipe, options) for weight in weights.values()]
+    if importance is not None:
+        planned = _weigh(planned, weights, importance, notes)
+    tensors = _lay_out([*planned, *_rotary(hparams)])
     graph = Graph(family.model_type, DATA)
-    how = Computation(type=recipe.float_type, accuracy_level=4, short_positions=_short_positions(hparams))
+    how = Computation(
+        type=recipe.float_type, accuracy_level=_accuracy_level(options), short_positions=_short_positions(hparams)
+    )
     Decoder(graph, hparams, family.structure, {tensor.name: tensor for tensor in tensors}, how).build()
     model = graph.serialize("llmkit", __version__)
     ids = _token_ids(checkpoint, config)
@@ -85,9 +104,38 @@ def default_output(name: str, recipe: OnnxRecipe) -> Path:
     return Path(f"{name}-ONNX-{recipe.label}")
 
 
-def _planned(weight: Weight, recipe: OnnxRecipe) -> PlannedTensor:
-    type = recipe.type_of(weight.name, weight.shape)
+def _accuracy_level(options: OnnxOptions) -> int:
+    """Activations of 8 bits unless something else is asked for: on CPUs that is what is quick."""
+    return 4 if options.accuracy_level is None else options.accuracy_level
+
+
+def _planned(weight: Weight, recipe: OnnxRecipe, options: OnnxOptions) -> PlannedTensor:
+    type = type_of(weight.name, weight.shape, recipe, options)
     return PlannedTensor(weight.name, weight.shape, type, weight.parts, 0, 0, wanted=type, map=weight.map)
+
+
+def _weigh(
+    tensors: Sequence[PlannedTensor], weights: Mapping[str, Weight], importance: ImportanceMatrix, notes: list[str]
+) -> list[PlannedTensor]:
+    """The tensors, those of 4 bits with the importance of their columns; adds to `notes` what it leaves out.
+
+    Raises FormatError for an importance matrix that does not fit the model.
+    """
+    names = {t.name: _name_in(importance, weights, t.name) for t in tensors if _is_searched(t.type)}
+    shapes = {t.name: t.shape for t in tensors}
+    notes += importance.coverage([(names[name], shapes[name]) for name in names]).notes()
+    return [replace(t, importance=importance.of(names[t.name], t.shape)) if t.name in names else t for t in tensors]
+
+
+def _is_searched(type: WeightType) -> bool:
+    return isinstance(type, BlockwiseFormat) and type.bits == 4
+
+
+def _name_in(importance: ImportanceMatrix, weights: Mapping[str, Weight], name: str) -> str:
+    """The name under which importance is noted: an embedding that is the output matrix, too, counts as that."""
+    if name == "token_embd.weight" and "output.weight" not in weights and name not in importance.entries:
+        return "output.weight"
+    return weights[name].first
 
 
 def _rotary(h: HParams) -> list[PlannedTensor]:

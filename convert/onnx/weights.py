@@ -17,11 +17,16 @@ Part = Stored | Computed
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """One tensor of the graph: its values as in a `PlannedTensor`, without a place and a type."""
+    """One tensor of the graph: its values as in a `PlannedTensor`, without a place and a type.
+
+    `first` is the name of the tensor of the family that it is, or of the first of several: all of them multiply the
+    same activations, so an importance matrix has the same for each.
+    """
 
     name: str
     shape: tuple[int, ...]
     parts: tuple[Part, ...]
+    first: str
     map: Map | None = None
 
     @property
@@ -35,7 +40,7 @@ def gather_weights(hparams: HParams, matched: Sequence[MatchedTensor]) -> dict[s
     The one has the name `attn_qkv`. Where only some of the three have a bias, the others' is zeros. The three stay
     apart where all queries together are normalised. The experts' gates and what these multiply are `ffn_gate_up_exps`.
     """
-    found = {m.name: Weight(m.name, m.shape, m.parts, m.rule.map) for m in matched}
+    found = {m.name: Weight(m.name, m.shape, m.parts, m.name, m.rule.map) for m in matched}
     for block in range(hparams.n_layers):
         _join_attention(found, hparams, f"blk.{block}.")
         _join_experts(found, f"blk.{block}.ffn_")
@@ -55,7 +60,7 @@ def _join_attention(found: dict[str, Weight], hparams: HParams, prefix: str) -> 
     joined = {f"{prefix}attn_qkv.weight": _stacked(f"{prefix}attn_qkv.weight", [w for w in weights if w is not None])}
     if any(bias is not None for bias in biases):
         whole = [
-            Weight(f"{name}.bias", (n,), (Computed((0.0,) * n),)) if bias is None else bias
+            Weight(f"{name}.bias", (n,), (Computed((0.0,) * n),), f"{name}.bias") if bias is None else bias
             for name, n, bias in zip(names, rows, biases, strict=True)
         ]
         joined[f"{prefix}attn_qkv.bias"] = _stacked(f"{prefix}attn_qkv.bias", whole)
@@ -74,7 +79,7 @@ def _join_experts(found: dict[str, Weight], prefix: str) -> None:
         columns = gate.shape[-1] if kind == "weight" else 1
         pairs = zip(gate.parts, up.parts, strict=True)
         shape = (gate.shape[0], 2 * gate.shape[1], *gate.shape[2:])
-        joined[name] = Weight(name, shape, tuple(_in_turns(pair, columns) for pair in pairs))
+        joined[name] = Weight(name, shape, tuple(_in_turns(pair, columns) for pair in pairs), gate.name)
     _replace(found, names, joined)
 
 
@@ -105,7 +110,9 @@ def _stacked(name: str, weights: Sequence[Weight]) -> Weight:
     """The rows of several matrices, or elements of vectors, one after the other."""
     assert len({(weight.map, weight.shape[1:]) for weight in weights}) == 1, name
     shape = (sum(weight.shape[0] for weight in weights), *weights[0].shape[1:])
-    return Weight(name, shape, tuple(part for weight in weights for part in weight.parts), weights[0].map)
+    return Weight(
+        name, shape, tuple(part for weight in weights for part in weight.parts), weights[0].name, weights[0].map
+    )
 
 
 def n_parameters(weights: Mapping[str, Weight]) -> int:

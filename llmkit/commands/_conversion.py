@@ -44,8 +44,11 @@ def _parse_type(text: str) -> object:
 
 
 def _parse_tensor_type(text: str) -> object:
+    from llmkit.convert.onnx.recipes import TYPE_NAMES
     from llmkit.quantize.recipes import parse_tensor_type
 
+    if text.rpartition("=")[2].lower() in TYPE_NAMES:
+        return text  # of ONNX: the target tells whether it fits
     return parse_tensor_type(text)
 
 

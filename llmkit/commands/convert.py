@@ -23,7 +23,8 @@ from llmkit.protocols import Progress
     metavar="TARGET",
     callback=checked(parse_target),
     help=f"gguf-<type>: {TYPES}; gguf-q4, -q5, -q8 mean q4_k_m, q5_k_m, q8_0. "
-    "safetensors[-f32|-f16|-bf16]: a checkpoint folder, from a GGUF file. gguf-lora: from a LoRA adapter's folder.",
+    "onnx-fp32, onnx-int8, onnx-int4: a folder for ONNX Runtime GenAI. safetensors[-f32|-f16|-bf16]: a checkpoint "
+    "folder, from a GGUF file. gguf-lora: from a LoRA adapter's folder.",
 )
 @conversion_options
 @click.option("--tokenizer-pre", metavar="NAME", help="llama.cpp's pre-tokenizer, if it cannot be recognised.")
@@ -33,10 +34,24 @@ from llmkit.protocols import Progress
     metavar="PATH[:SCALE]",
     help="LoRA adapter, as PEFT saves it, to be added to the weights; may be given several times.",
 )
+@click.option(
+    "--block-size", type=int, metavar="N", help="Of ONNX: weights that share a scale, 16 to 256.  [default: 32]"
+)
+@click.option(
+    "--symmetric/--zero-points",
+    default=None,
+    help="Of ONNX: whether blocks do without zero points.  [default: int8 does, int4 has them]",
+)
+@click.option(
+    "--accuracy-level",
+    type=int,
+    metavar="N",
+    help="Of ONNX: 4 multiplies activations of 8 bits, 1 computes in float32.  [default: 4]",
+)
 @click.option("--base", metavar="MODEL", help="For gguf-lora: the model that the adapter is for, if not what it names.")
 @click.pass_context
 def convert(ctx: click.Context, /, model: str, target: str, as_json: bool, verbose: bool, **options: Any) -> None:
-    """Convert MODEL, straight from its SafeTensors files, to a GGUF file of the given type, or back.
+    """Convert MODEL, straight from its SafeTensors files, to a GGUF file or an ONNX folder, or a GGUF file back.
 
     MODEL is a checkpoint folder, a Hugging Face repository `org/name[@revision]`, or a word that one of the models on
     this machine is known by; a GGUF file, if TARGET is safetensors. Memory is bounded, no intermediate file is written,

@@ -69,11 +69,12 @@ def read_onnx(path: Path) -> OnnxModel:
     with file:
         if not 0 < size < _MAX_BYTES:
             raise FormatError(path, f"{size:,} bytes; an ONNX model has between 1 and {_MAX_BYTES:,}")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
-            try:
-                model = _model(path, view)
-            except WireError as error:
-                raise FormatError(path, f"is no ONNX model, or damaged: {error}") from None
+        # Closed when the last view of it goes, which an error's traceback may hold.
+        view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    try:
+        model = _model(path, view)
+    except WireError as error:
+        raise FormatError(path, f"is no ONNX model, or damaged: {error}") from None
     _check_places(model)
     return model
 

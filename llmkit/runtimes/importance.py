@@ -31,6 +31,7 @@ from llmkit.runtimes._square_sums import SquareSums
 DEFAULT_CHUNK: Final = 512
 # llama-imatrix leaves products of fewer rows out; a shorter chunk would leave everything out.
 MIN_CHUNK: Final = 16
+_OUTPUTS: Final = ("output.weight", "token_embd.weight")  # what is tied has the name of the embedding
 _MOST_TOKENS: Final = 512  # in one pass
 _LOGITS_BYTES: Final = 1 << 28  # in one pass; llama.cpp holds them twice
 _MOST_SURPRISE: Final = 700.0  # nats; the exponential of more would overflow
@@ -64,8 +65,10 @@ def collect(
 ) -> Activations:
     """Run `text` through the GGUF model at `path`, in chunks of `chunk_size` tokens; a shorter rest is left out.
 
-    process_output: watch output.weight too. Raises FormatError for a damaged file, EngineError if llama.cpp cannot
-    load or run it, if the text is shorter than one chunk, or activations are not finite; KeyboardInterrupt.
+    process_output: watch the output matrix too, also where the embedding is that (llama-imatrix leaves it out then).
+
+    Raises FormatError for a damaged file, EngineError if llama.cpp cannot load or run it, if the text is shorter than
+    one chunk, or activations are not finite; KeyboardInterrupt.
     """
     if chunk_size < MIN_CHUNK:
         raise EngineError(f"chunks of {chunk_size} tokens are too short: at least {MIN_CHUNK} are needed")
@@ -173,7 +176,7 @@ class _Watcher:
         if rows.shape[2] < MIN_CHUNK or not rows.is_float32:
             return False
         name = weight_name(product.source(0).name)
-        return name.startswith("blk.") or (self._process_output and name == "output.weight")
+        return name.startswith("blk.") or (self._process_output and name in _OUTPUTS)
 
     def _add(self, product: Tensor) -> None:
         weights, rows = product.source(0), product.source(1)

@@ -21,8 +21,15 @@ class BlockwiseScheme:
     type: BlockwiseFormat
 
     def encode(self, rows: Rows, out: Packed, importance: Importance | None = None) -> None:
-        """Encode float32 [n, columns] to uint8 [n, row_bytes(columns)]; see above for what lies where."""
-        self.type.encode(rows, *self._arrays(out, rows.shape[1]))
+        """Encode float32 [n, columns] to uint8 [n, row_bytes(columns)]; see above for what lies where.
+
+        Scales of 4-bit codes are searched for; with 8 bits that changes next to nothing.
+        """
+        arrays = self._arrays(out, rows.shape[1])
+        if self.type.bits == 4:
+            self.type.encode_searched(rows, *arrays, importance=importance)
+        else:
+            self.type.encode(rows, *arrays)
 
     def decode(self, packed: Packed, out: Rows) -> None:
         """Decode what `encode` wrote in one call to float32 [n, columns]."""
