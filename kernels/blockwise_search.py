@@ -94,6 +94,8 @@ def search_blocks(
 ) -> None:
     """Encode rows of `columns` weights; `importance`, one for each column, weighs their squared errors.
 
+    Without any, sqrt(s + w^2) does, for the mean s of the row's w^2: large weights matter more than others.
+
     packed, scales, zero_points: as in llmkit.kernels.blockwise.encode_blocks; the codes that fill up the last block
     stand for zero.
     """
@@ -106,6 +108,12 @@ def search_blocks(
     )
     codes = np.empty(block_size, np.uint8)
     for row in range(weights.size // columns):
+        mean = np.float32(0)
+        if importance.size == 0:
+            squares = 0.0
+            for i in range(columns):
+                squares += np.float64(weights[row * columns + i]) ** 2
+            mean = np.float32(squares / columns)
         for b in range(n_blocks):
             first = b * block_size
             length = min(block_size, columns - first)
@@ -113,8 +121,8 @@ def search_blocks(
             for i in range(length):
                 w = weights[row * columns + first + i]
                 block[i] = w
-                counts[i] = importance[first + i]
-                weighted[i] = importance[first + i] * w
+                counts[i] = importance[first + i] if importance.size else np.sqrt(mean + w * w)
+                weighted[i] = counts[i] * w
                 minimum = min(minimum, w)
                 maximum = max(maximum, w)
             for i in range(length, block_size):

@@ -29,6 +29,7 @@ Scales = NDArray[np.float32] | NDArray[np.float16]
 ZeroPoints = NDArray[np.uint8]
 
 _LEAST_IMPORTANCE: Final = 1e-5  # of the mean
+_NO_IMPORTANCE: Final = np.empty(0, np.float32)
 _NO_ZERO_POINTS: Final = np.empty(0, np.uint8)
 
 
@@ -119,8 +120,8 @@ class BlockwiseFormat:
     ) -> None:
         """`encode` with the scale and zero point of each block that come nearest to its weights; 4 bits only.
 
-        importance: float32 [K], the weight of each column's squared error, none of them negative; by default all count
-        the same. A block that holds NaN or infinity becomes zeros.
+        importance: float32 [K], the weight of each column's squared error, none of them negative; by default large
+        weights count more than small ones (see the kernel). A block that holds NaN or infinity becomes zeros.
 
         Raises ValueError as `encode` does.
         """
@@ -189,14 +190,14 @@ class BlockwiseFormat:
 
 
 def _weights_of_errors(importance: NDArray[np.float32] | None, columns: int) -> NDArray[np.float32]:
-    """The importance with what never counted counting a little: such weights, too, are to come near."""
+    """The importance with what never counted counting a little: such weights, too, are to come near; or nothing."""
     if importance is None:
-        return np.ones(columns, np.float32)
+        return _NO_IMPORTANCE
     if importance.shape != (columns,):
         raise ValueError(f"expected the importance of {columns} columns, got {importance.shape}")
     mean = importance.mean(dtype=np.float64)
     if not 0 < mean < np.inf:
-        return np.ones(columns, np.float32)
+        return _NO_IMPORTANCE
     weighed: NDArray[np.float32] = np.maximum(importance / np.float32(mean), np.float32(_LEAST_IMPORTANCE))
     return weighed
 

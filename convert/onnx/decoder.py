@@ -128,6 +128,7 @@ class Decoder:
             domain=MICROSOFT,
             name=f"{name}.norm",
             n_outputs=4,
+            unused=2,  # mean and deviation, for training
             epsilon=self._h.rms_eps,
         )
         return total, normed

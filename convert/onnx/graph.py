@@ -60,15 +60,22 @@ class Graph:
         return self.ops(type, *inputs, domain=domain, name=name, n_outputs=1, **attributes)[0]
 
     def ops(
-        self, type: str, *inputs: Value | None, domain: str = "", name: str, n_outputs: int, **attributes: Any
+        self,
+        type: str,
+        *inputs: Value | None,
+        domain: str = "",
+        name: str,
+        n_outputs: int,
+        unused: int = 0,
+        **attributes: Any,
     ) -> Sequence[Value]:
-        """All outputs of a new node; inputs that are None are left out."""
+        """All outputs of a new node; inputs that are None are left out, and so are `unused` outputs after the first."""
         given = list(inputs)
         while given and given[-1] is None:
             given.pop()
         node = ir.node(type, given, attributes, domain=domain, num_outputs=n_outputs, name=name)
         for number, value in enumerate(node.outputs):
-            value.name = f"{name}.{number}" if n_outputs > 1 else name
+            value.name = "" if 0 < number <= unused else f"{name}.{number}" if n_outputs > 1 else name
         self._graph.append(node)
         return node.outputs
 

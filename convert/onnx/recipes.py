@@ -53,7 +53,9 @@ class OnnxOptions:
             )
 
 
-_INT4: Final = BlockwiseFormat(4, 32, symmetric=False)
+# Blocks of 32 without zero points as in ONNX Runtime GenAI's builder. Zero points make the error a fifth smaller, the
+# file 2 % larger, and decoding on a CPU 12 % slower.
+_INT4: Final = BlockwiseFormat(4, 32, symmetric=True)
 _INT8: Final = BlockwiseFormat(8, 32, symmetric=True)
 
 RECIPES: Final[dict[str, OnnxRecipe]] = {

@@ -40,7 +40,7 @@ from llmkit.protocols import Progress
 @click.option(
     "--symmetric/--zero-points",
     default=None,
-    help="Of ONNX: whether blocks do without zero points.  [default: int8 does, int4 has them]",
+    help="Of ONNX: whether blocks do without zero points.  [default: they do]",
 )
 @click.option(
     "--accuracy-level",

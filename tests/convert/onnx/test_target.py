@@ -65,8 +65,8 @@ def test_a_valid_model(tied: bool, target: str, tmp_path: Path) -> None:
     ("target", "options", "form"),
     [
         ("onnx-int8", {}, BlockwiseFormat(8, 32, symmetric=True)),
-        ("onnx-int4", {}, BlockwiseFormat(4, 32, symmetric=False)),
-        ("onnx-int4", {"block_size": 128, "symmetric": True}, BlockwiseFormat(4, 128, symmetric=True)),
+        ("onnx-int4", {}, BlockwiseFormat(4, 32, symmetric=True)),
+        ("onnx-int4", {"block_size": 128, "symmetric": False}, BlockwiseFormat(4, 128, symmetric=False)),
         ("onnx-int8", {"block_size": 16, "symmetric": False}, BlockwiseFormat(8, 16, symmetric=False)),
     ],
 )
@@ -111,7 +111,7 @@ def test_an_importance_matrix_moves_the_errors(smollm2_dithered: Path, tmp_path:
     weighed = llmkit.convert(smollm2_dithered, "onnx-int4", output=tmp_path / "w", dry_run=True, imatrix=matrix).plan
     for before, after in zip(plain.tensors, weighed.tensors, strict=True):
         assert before.importance is None
-        assert (after.importance is not None) == (after.type == BlockwiseFormat(4, 32, symmetric=False)), after.name
+        assert (after.importance is not None) == (after.type == BlockwiseFormat(4, 32, symmetric=True)), after.name
 
 
 def test_types_by_pattern(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_types_by_pattern(tmp_path: Path) -> None:
     types = {t.name: t.type.name for t in plan.tensors}
     assert types["blk.0.attn_output.weight"] == "INT8/32"
     assert types["output.weight"] == "F32"
-    assert types["blk.0.ffn_down.weight"] == "INT4/32Z"
+    assert types["blk.0.ffn_down.weight"] == "INT4/32"
     assert types["blk.0.attn_norm.weight"] == "F32"
 
 

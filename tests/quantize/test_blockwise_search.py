@@ -1,0 +1,154 @@
+"""The search for scales and zero points of 4-bit blocks: against plain NumPy, step by step, and against rounding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from llmkit.kernels.blockwise_search import FACTOR_STEP, LOWEST_FACTOR, N_FACTORS
+from llmkit.quantize.blockwise import BLOCK_SIZES, BlockwiseFormat
+from tests.quantize.cases import smollm2_rows
+from tests.quantize.test_blockwise import Arrays, decode, empty, encode
+
+Rows = NDArray[np.float32]
+F = np.float32
+FORMATS = [BlockwiseFormat(4, size, symmetric) for size in BLOCK_SIZES for symmetric in (True, False)]
+each_format = pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+
+
+@pytest.fixture(scope="module")
+def real_rows(smollm2_gguf: Path) -> Rows:
+    return np.ascontiguousarray(smollm2_rows(smollm2_gguf)[::16])
+
+
+def search(form: BlockwiseFormat, rows: Rows, importance: Rows | None = None, dtype: type = np.float32) -> Arrays:
+    arrays = empty(form, *rows.shape, dtype)
+    form.encode_searched(rows, *arrays, importance=importance)
+    return arrays
+
+
+def total(lanes: Rows) -> np.float32:
+    while len(lanes) > 1:
+        lanes = lanes[: len(lanes) // 2] + lanes[len(lanes) // 2 :]
+    return F(lanes[0])
+
+
+def rounded(block: Rows, inverse: np.float32, zero: np.float32) -> Rows:
+    return np.floor(np.clip(block * inverse + zero, F(0), F(15)) + F(0.5)).astype(np.float32)
+
+
+def oracle(form: BlockwiseFormat, block: Rows, counts: Rows) -> tuple[np.float32, np.float32, Rows]:
+    """Scale, zero point and codes of one block."""
+    weighted = counts * block
+    minimum, maximum = min(F(0), block.min()), max(F(0), block.max())
+    span = max(maximum, -minimum) / F(8) if form.symmetric else (maximum - minimum) / F(15)
+    best, best_scale, best_zero = F(0), F(0), F(8)
+    for step in range(N_FACTORS):
+        scale = span * (LOWEST_FACTOR + F(step) * FACTOR_STEP)
+        for choice in (0, 1) if form.symmetric else (-1, 0, 1):
+            if form.symmetric:
+                inverse, zero = F(1) / (scale if choice == 0 else -scale), F(8)
+            else:
+                inverse = F(1) / scale
+                zero = F(int(min(max(-minimum * inverse + F(0.5), F(0)), F(15))) + choice)
+                if not 0 <= zero <= 15:
+                    continue
+            q = rounded(block, inverse, zero) - zero
+            products, squares = np.zeros(16, F), np.zeros(16, F)
+            for i in range(0, len(block), 16):
+                products += weighted[i : i + 16] * q[i : i + 16]
+                squares += counts[i : i + 16] * (q[i : i + 16] * q[i : i + 16])
+            product, square = total(products), total(squares)
+            if square > 0 and product / square * product > best:
+                best, best_scale, best_zero = product / square * product, product / square, zero
+    inverse = F(1) / best_scale if best_scale else F(0)
+    return best_scale, best_zero, rounded(block, inverse, best_zero)
+
+
+@each_format
+@pytest.mark.parametrize("weighed", [True, False])
+def test_every_step_is_the_oracles(real_rows: Rows, form: BlockwiseFormat, weighed: bool) -> None:
+    rows = np.ascontiguousarray(np.tile(real_rows[:3], 2)[:, : 2 * form.block_size + 24])
+    columns = rows.shape[1]
+    importance = np.random.default_rng(1).gamma(0.5, 1, columns).astype(np.float32) if weighed else None
+    codes, scales, zeros = search(form, rows, importance)
+    unpacked = np.stack([codes & 15, codes >> 4], axis=-1).reshape(len(rows), -1, form.block_size)
+    for r, row in enumerate(rows):
+        if importance is None:
+            mean = F(sum(float(w) ** 2 for w in row) / columns)
+            counts = np.sqrt(mean + row * row)
+        else:
+            counts = np.maximum(importance / F(importance.mean(dtype=np.float64)), F(1e-5))
+        for b in range(form.n_blocks(columns)):
+            part = slice(b * form.block_size, min(columns, (b + 1) * form.block_size))
+            pad = (0, form.block_size - (part.stop - part.start))
+            scale, zero, expected = oracle(form, np.pad(row[part], pad), np.pad(counts[part], pad))
+            assert scales[r, b] == scale
+            np.testing.assert_array_equal(unpacked[r, b], expected.astype(np.uint8))
+            if zeros is not None:
+                assert zeros[r, b // 2] >> b % 2 * 4 & 15 == zero
+
+
+@each_format
+def test_errors_are_smaller_than_those_of_rounding(real_rows: Rows, form: BlockwiseFormat) -> None:
+    rows = real_rows
+    importance = np.random.default_rng(2).gamma(0.5, 1, rows.shape[1]).astype(np.float32)
+
+    def error(arrays: Arrays, weights: Rows) -> float:
+        return float((weights * (decode(form, arrays, rows.shape[1]) - rows) ** 2).mean())
+
+    nearest = encode(form, rows)
+    plain = np.sqrt((rows**2).mean(1, keepdims=True) + rows**2)
+    assert error(search(form, rows), plain) < 0.99 * error(nearest, plain)
+    assert error(search(form, rows, importance), importance) < 0.9 * error(nearest, importance)
+
+
+@each_format
+def test_float16_scales(real_rows: Rows, form: BlockwiseFormat) -> None:
+    rows = real_rows
+    arrays = search(form, rows, dtype=np.float16)
+    assert arrays[1].dtype == np.float16
+    assert np.abs(decode(form, arrays, rows.shape[1]) - rows).max() < np.abs(rows).max() / 5
+
+
+@given(
+    rows=hnp.arrays(np.float32, st.tuples(st.integers(1, 3), st.sampled_from([1, 15, 32, 33, 64])),
+                    elements=st.floats(width=32, allow_nan=True, allow_infinity=True)),
+    symmetric=st.booleans(),
+)  # fmt: skip
+def test_whatever_is_in_the_rows(rows: Rows, symmetric: bool) -> None:
+    form = BlockwiseFormat(4, 32, symmetric)
+    codes, scales, zeros = search(form, rows)
+    again = search(form, rows)
+    assert np.array_equal(codes, again[0])
+    assert np.array_equal(scales.view(np.uint32), again[1].view(np.uint32))
+    found = decode(form, (codes, scales, zeros), rows.shape[1])
+    if np.isfinite(rows).all() and np.abs(rows).max(initial=0) < 1e18:
+        normal = np.abs(rows).max(initial=0) > 1e-18  # smaller squares are no numbers in float32
+        assert np.isfinite(found).all()
+        assert not normal or np.abs(found - rows).max() <= np.abs(rows).max() * 1.01
+
+
+def test_columns_that_never_counted(real_rows: Rows) -> None:
+    form = BlockwiseFormat(4, 32, symmetric=True)
+    rows = real_rows
+    importance = np.zeros(rows.shape[1], np.float32)
+    zeros = search(form, rows, importance)
+    assert np.array_equal(zeros[0], search(form, rows)[0])
+    importance[:32] = 1.0
+    found = decode(form, search(form, rows, importance), rows.shape[1])
+    assert np.abs(found[:, 64:] - rows[:, 64:]).max() < np.abs(rows).max() / 4
+
+
+def test_arguments() -> None:
+    rows = np.ones((2, 64), np.float32)
+    with pytest.raises(ValueError, match="with 4 bits only"):
+        search(BlockwiseFormat(8, 32, symmetric=True), rows)
+    with pytest.raises(ValueError, match="importance of 64 columns"):
+        search(BlockwiseFormat(4, 32, symmetric=True), rows, np.ones(63, np.float32))
