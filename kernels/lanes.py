@@ -6,7 +6,7 @@ truth values, and Python operators on them compile to one LLVM vector instructio
 two AVX registers, four SSE or NEON registers, or one AVX-512 register, whatever the processor has; each lane
 is IEEE arithmetic without contraction or reordering, so results do not depend on that choice.
 
-Inside a kernel: `load`, `store`, `transpose`, `splat`, `select`, `sqrt`, `absolute`, `total`, `any_lane`; `+ - * /` and
+Inside a kernel: `load`, `store`, `transpose`, `splat`, `select`, `sqrt`, `absolute`, `any_lane`; `+ - * /` and
 comparisons on lanes; `& | ~` on masks.
 """
 
@@ -198,27 +198,6 @@ def sqrt(typingctx, lanes):  # type: ignore[no-untyped-def]
 def absolute(typingctx, lanes):  # type: ignore[no-untyped-def]
     """Absolute value of each lane."""
     return (F32X16(lanes), _unary(f"llvm.fabs.v{LANES}f32")) if lanes == F32X16 else None
-
-
-@intrinsic
-def total(typingctx, lanes):  # type: ignore[no-untyped-def]
-    """The sum of all lanes: each of the first half and its counterpart in the second, and so on until one is left."""
-    if lanes != F32X16:
-        return None
-
-    def build(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> ir.Value:
-        (found,) = args
-        width = LANES
-        while width > 1:
-            width //= 2
-            halves = [
-                builder.shuffle_vector(found, found, ir.Constant(ir.VectorType(ir.IntType(32), width), list(places)))
-                for places in (range(width), range(width, 2 * width))
-            ]
-            found = builder.fadd(*halves)
-        return builder.extract_element(found, ir.Constant(ir.IntType(32), 0))
-
-    return types.float32(lanes), build
 
 
 @intrinsic

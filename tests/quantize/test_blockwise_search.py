@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from llmkit.kernels.blockwise_search import FACTOR_STEP, LOWEST_FACTOR, N_FACTORS
+from llmkit.kernels.blockwise_search import FACTORS, SHIFTS, SYMMETRIC_FACTORS
 from llmkit.quantize.blockwise import BLOCK_SIZES, BlockwiseFormat
 from tests.quantize.cases import smollm2_rows
 from tests.quantize.test_blockwise import Arrays, decode, empty, encode
@@ -33,40 +33,36 @@ def search(form: BlockwiseFormat, rows: Rows, importance: Rows | None = None, dt
     return arrays
 
 
-def total(lanes: Rows) -> np.float32:
-    while len(lanes) > 1:
-        lanes = lanes[: len(lanes) // 2] + lanes[len(lanes) // 2 :]
-    return F(lanes[0])
-
-
-def rounded(block: Rows, inverse: np.float32, zero: np.float32) -> Rows:
-    return np.floor(np.clip(block * inverse + zero, F(0), F(15)) + F(0.5)).astype(np.float32)
+def rounded(weights: Rows, inverse: Rows, zero: Rows) -> Rows:
+    """Codes; the sum is exact in float64, as it is before it is rounded to a whole number."""
+    return np.clip(np.rint((weights * inverse).astype(np.float64) + zero), 0, 15).astype(np.float32)
 
 
 def oracle(form: BlockwiseFormat, block: Rows, counts: Rows) -> tuple[np.float32, np.float32, Rows]:
     """Scale, zero point and codes of one block."""
-    weighted = counts * block
     minimum, maximum = min(F(0), block.min()), max(F(0), block.max())
-    span = max(maximum, -minimum) / F(8) if form.symmetric else (maximum - minimum) / F(15)
-    best, best_scale, best_zero = F(0), F(0), F(8)
-    for step in range(N_FACTORS):
-        scale = span * (LOWEST_FACTOR + F(step) * FACTOR_STEP)
-        for choice in (0, 1) if form.symmetric else (-1, 0, 1):
-            if form.symmetric:
-                inverse, zero = F(1) / (scale if choice == 0 else -scale), F(8)
-            else:
-                inverse = F(1) / scale
-                zero = F(int(min(max(-minimum * inverse + F(0.5), F(0)), F(15))) + choice)
-                if not 0 <= zero <= 15:
-                    continue
-            q = rounded(block, inverse, zero) - zero
-            products, squares = np.zeros(16, F), np.zeros(16, F)
-            for i in range(0, len(block), 16):
-                products += weighted[i : i + 16] * q[i : i + 16]
-                squares += counts[i : i + 16] * (q[i : i + 16] * q[i : i + 16])
-            product, square = total(products), total(squares)
-            if square > 0 and product / square * product > best:
-                best, best_scale, best_zero = product / square * product, product / square, zero
+    best_gain, best_scale, best_zero = F(0), F(0), F(8)
+    if form.symmetric:
+        span = (-maximum if maximum > -minimum else -minimum) / F(8)
+        batches = [(np.array(SYMMETRIC_FACTORS), None)]
+    else:
+        span = (maximum - minimum) / F(15)
+        batches = [(np.array(FACTORS[i : i + 16]), np.array(SHIFTS[i : i + 16])) for i in (0, 16)]
+    for factors, shifts in batches:
+        inverse = F(1) / span * (F(1) / factors)
+        zero = np.full(16, 8, np.float32)
+        if shifts is not None:
+            zero = np.clip(rounded(-minimum, inverse, np.zeros(16)) + shifts, 0, 15).astype(np.float32)
+        products, squares = np.zeros(16, np.float32), np.zeros(16, np.float32)
+        for w, m in zip(block, counts, strict=True):
+            q = rounded(w, inverse, zero) - zero
+            products += m * q * w
+            squares += m * q * q
+        scales = products / squares
+        gains = scales * products
+        lane = int(np.argmax(np.where(gains > 0, gains, 0).view(np.int32) & ~15))
+        if gains[lane] > best_gain:
+            best_gain, best_scale, best_zero = gains[lane], scales[lane], zero[lane]
     inverse = F(1) / best_scale if best_scale else F(0)
     return best_scale, best_zero, rounded(block, inverse, best_zero)
 
@@ -87,10 +83,10 @@ def test_every_step_is_the_oracles(real_rows: Rows, form: BlockwiseFormat, weigh
             counts = np.maximum(importance / F(importance.mean(dtype=np.float64)), F(1e-5))
         for b in range(form.n_blocks(columns)):
             part = slice(b * form.block_size, min(columns, (b + 1) * form.block_size))
-            pad = (0, form.block_size - (part.stop - part.start))
-            scale, zero, expected = oracle(form, np.pad(row[part], pad), np.pad(counts[part], pad))
+            scale, zero, expected = oracle(form, row[part], counts[part])
             assert scales[r, b] == scale
-            np.testing.assert_array_equal(unpacked[r, b], expected.astype(np.uint8))
+            np.testing.assert_array_equal(unpacked[r, b, : len(expected)], expected.astype(np.uint8))
+            assert (unpacked[r, b, len(expected) :] == zero).all()
             if zeros is not None:
                 assert zeros[r, b // 2] >> b % 2 * 4 & 15 == zero
 
