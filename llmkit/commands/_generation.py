@@ -38,6 +38,8 @@ _OPTIONS: Final = (
     click.option("--context", "--ctx", "n_context", type=click.IntRange(1, 2**31 - 1),
                  help="Tokens that prompt and answers may have together.  [default: the model's own, at most 4096]"),
     click.option("--threads", "n_threads", type=click.IntRange(1, 1024), help="CPU threads.  [default: one per core]"),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]),
+                 help="Of ONNX models: where they run; auto takes CUDA if it is there.  [default: auto]"),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object per answer, with its statistics."),
 )  # fmt: skip
 
@@ -45,7 +47,7 @@ _OPTIONS: Final = (
 def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options to a click command, which has `max_tokens` itself.
 
-    It gets `sampling` (SamplingOptions), `n_context`, `n_threads` and `as_json`.
+    It gets `sampling` (SamplingOptions), `n_context`, `n_threads`, `device` and `as_json`.
     """
 
     def with_options(**values: Any) -> Any:
@@ -61,14 +63,20 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def load_model(model: str, note: Callable[[str], None], **options: Any) -> Session:
-    """Find and load MODEL, and tell what was chosen for it."""
+def load_model(model: str, note: Callable[[str], None], device: str | None = None, **options: Any) -> Session:
+    """Find and load MODEL, and tell what was chosen for it. A `device` is for ONNX models only."""
     from llmkit import runtimes
 
     resolved = resolve(model, want="runnable", download=False)
     if resolved.note:
         note(f"note: {resolved.note}")
+    if resolved.kind == "onnx":
+        options["device"] = device or "auto"
+    elif device is not None:
+        raise click.UsageError(f"--device is for ONNX models; {resolved.path} runs on llama.cpp")
     session = runtimes.load(resolved.path, **options)
+    if device == "auto":
+        note(f"note: runs on {session.info.extra['device']}")
     trained = session.info.extra.get("trained_context", "")
     if trained.isdecimal() and 0 < int(trained) < session.info.n_context:
         note(f"note: the model was trained for contexts of {trained} tokens; beyond them answers get worse")

@@ -40,6 +40,7 @@ def chat(
     sampling: SamplingOptions,
     n_context: int | None,
     n_threads: int | None,
+    device: str | None,
     as_json: bool,
 ) -> None:
     """Talk to MODEL by its own chat template.
@@ -61,7 +62,7 @@ def chat(
     interactive = question is None and sys.stdin.isatty()
     conversation = Conversation()
     conversation.system = system
-    with load_model(model, note, n_context=n_context, n_threads=n_threads, template=template) as session:
+    with load_model(model, note, n_context=n_context, device=device, n_threads=n_threads, template=template) as session:
         loop = Chat(
             session,
             sampling,

@@ -39,6 +39,7 @@ def generate(
     sampling: SamplingOptions,
     n_context: int | None,
     n_threads: int | None,
+    device: str | None,
     as_json: bool,
 ) -> None:
     """Continue a text with MODEL, without any chat template.
@@ -50,7 +51,7 @@ def generate(
     note = notes(ctx.obj["quiet"])
     text = read_prompt(prompt)
     lenient_output()
-    with load_model(model, note, n_context=n_context, n_threads=n_threads) as session:
+    with load_model(model, note, n_context=n_context, device=device, n_threads=n_threads) as session:
         parts = []
         for part in session.generate(text, sampling):
             parts.append(part)

@@ -19,6 +19,7 @@ _KINDS = {
     "pytorch": "PyTorch checkpoint",
     "safetensors-folder": "folder of SafeTensors files",
     "checkpoint": "Hugging Face checkpoint",
+    "onnx": "folder for ONNX Runtime GenAI",
 }
 _TEMPLATE_LINES = 5
 
@@ -29,7 +30,7 @@ _TEMPLATE_LINES = 5
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def inspect(ctx: click.Context, model: str, tensors: bool, as_json: bool) -> None:
-    """Show what a GGUF, SafeTensors or PyTorch file, a folder of SafeTensors, or a Hugging Face checkpoint holds.
+    """Show what a GGUF, SafeTensors or PyTorch file, a Hugging Face checkpoint or an ONNX folder holds.
 
     Reads headers and configuration only, never weights. Instead of a path, a repository org/name of the Hugging Face
     cache will do, or a word that fits one model in this folder, its direct subfolders or that cache; nothing is

@@ -47,7 +47,8 @@ def read_genai_folder(path: Path) -> GenaiFolder:
         path=path,
         config=config,
         model=graph,
-        architecture=str(model.get("type", "")),
+        # GenAI's name for what runs like any other decoder says nothing; llmkit's graphs have the name of the family.
+        architecture=graph.name if graph.producer == "llmkit" else str(model.get("type", "")),
         n_context=_integer(model, "context_length", source),
         n_vocab=_integer(model, "vocab_size", source),
         n_layers=_integer(decoder, "num_hidden_layers", source),

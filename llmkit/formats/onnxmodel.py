@@ -24,6 +24,12 @@ DTYPES: Final = {
     16: ("BFLOAT16", 16), 17: ("FLOAT8E4M3FN", 8), 18: ("FLOAT8E4M3FNUZ", 8), 19: ("FLOAT8E5M2", 8),
     20: ("FLOAT8E5M2FNUZ", 8), 21: ("UINT4", 4), 22: ("INT4", 4), 23: ("FLOAT4E2M1", 4), 24: ("FLOAT8E8M0", 8),
 }  # fmt: skip
+# Operators of ONNX Runtime with quantised matrices: the places of codes, scales and zero points among their inputs.
+_QUANTIZED: Final = {
+    "MatMulNBits": ((1, 2, 3),),
+    "GatherBlockQuantized": ((0, 2, 3),),
+    "QMoE": ((2, 3, 11), (5, 6, 12), (8, 9, 13)),
+}
 _EXTERNAL: Final = 1  # TensorProto.DataLocation
 _MAX_BYTES: Final = 1 << 31  # of a protobuf message
 
@@ -41,16 +47,33 @@ class OnnxTensor:
 
 
 @dataclass(frozen=True, slots=True)
+class Blocks:
+    """A quantised matrix of the graph: the names of its arrays, and how many bits a weight and weights a scale have."""
+
+    codes: str
+    scales: str
+    zero_points: str | None
+    bits: int
+    block_size: int
+
+
+@dataclass(frozen=True, slots=True)
 class OnnxModel:
-    """`inputs` and `outputs` by name, with their shapes: names stand for sizes that vary, None for unknown ones."""
+    """`inputs` and `outputs` by name, with their shapes: names stand for sizes that vary, None for unknown ones.
+
+    `name` is the graph's. `operators` counts the nodes of each kind; `blocks` are the quantised matrices that they
+    multiply by.
+    """
 
     path: Path
+    name: str
     producer: str
     opsets: dict[str, int]
     inputs: dict[str, tuple[int | str | None, ...]]
     outputs: dict[str, tuple[int | str | None, ...]]
     tensors: dict[str, OnnxTensor]
     operators: dict[str, int]
+    blocks: tuple[Blocks, ...]
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -96,20 +119,45 @@ def _model(path: Path, message: memoryview) -> OnnxModel:
     outputs: dict[str, tuple[int | str | None, ...]] = {}
     tensors: dict[str, OnnxTensor] = {}
     operators: dict[str, int] = {}
+    blocks: list[Blocks] = []
+    name = ""
     for field in read_fields(graph):
-        if field.number == 5:
+        if field.number == 2:
+            name = field.text()
+        elif field.number == 5:
             tensor = _tensor(field.message())
             if tensor.name in tensors:
                 raise WireError(f"two tensors are called {tensor.name!r}")
             tensors[tensor.name] = tensor
         elif field.number in (11, 12):
-            name, shape = _value(field.message())
-            (inputs if field.number == 11 else outputs)[name] = shape
+            value, shape = _value(field.message())
+            (inputs if field.number == 11 else outputs)[value] = shape
         elif field.number == 1:
-            parts = _scalars(field.message())
-            operator = _text(parts.get(4))
+            operator, found = _node(field.message())
             operators[operator] = operators.get(operator, 0) + 1
-    return OnnxModel(path, producer, opsets, inputs, outputs, tensors, operators)
+            blocks += found
+    return OnnxModel(path, name, producer, opsets, inputs, outputs, tensors, operators, tuple(blocks))
+
+
+def _node(message: memoryview) -> tuple[str, list[Blocks]]:
+    """The operator of a node, and the quantised matrices among its inputs (NodeProto)."""
+    operator, inputs, numbers = "", [], {}
+    for field in read_fields(message):
+        if field.number == 1:
+            inputs.append(field.text())
+        elif field.number == 4:
+            operator = field.text()
+        elif field.number == 5:
+            parts = _scalars(field.message())
+            if 3 in parts:
+                numbers[_text(parts.get(1))] = parts[3].integer()
+    found = []
+    bits = numbers.get("bits", numbers.get("expert_weight_bits", 4))
+    for places in _QUANTIZED.get(operator, ()):
+        codes, scales, zero_points = (inputs[i] if i < len(inputs) else "" for i in places)
+        if codes and scales:
+            found.append(Blocks(codes, scales, zero_points or None, bits, numbers.get("block_size", 0)))
+    return operator, found
 
 
 def _scalars(message: memoryview) -> dict[int, Field]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from llmkit.types import TensorInfo
 
-Kind = Literal["gguf", "safetensors", "pytorch", "safetensors-folder", "checkpoint"]
+Kind = Literal["gguf", "safetensors", "pytorch", "safetensors-folder", "checkpoint", "onnx"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class Inspection:
     def to_dict(self, *, with_tensors: bool = False) -> dict[str, Any]:
         """Plain values for JSON. The keys are stable: later versions may add some and will not change these.
 
-        kind: gguf, safetensors, safetensors-folder or checkpoint. path: as given. bytes: size on disk.
+        kind: gguf, safetensors, safetensors-folder, checkpoint or onnx. path: as given. bytes: size on disk.
         files: [{path, bytes}]. architecture: string or null, as the file has it: general.architecture or model_type.
         model_class: string or null, of checkpoints only. name: string or null. parameters, tensors: counts.
         bits_per_weight: number or null. types: [{type, tensors, parameters, bytes, bits_per_weight}].
