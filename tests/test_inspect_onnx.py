@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 import llmkit
-from llmkit.cli import cli
+from llmkit.cli import run
 from llmkit.inspection import inspect_path
 from llmkit.models import resolve
 from tests.tinymodels import TinyLlama
 
 
-def test_an_onnx_folder(tmp_path: Path) -> None:
+def test_an_onnx_folder(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     checkpoint = TinyLlama(tied=True).write(tmp_path / "m")
     folder = llmkit.convert(checkpoint, "onnx-int4", output=tmp_path / "o", tensor_types=["attn_output=int8"]).path
     found = inspect_path(folder)
@@ -30,26 +30,27 @@ def test_an_onnx_folder(tmp_path: Path) -> None:
     n_weights = sum(int(np.prod(shape)) for shape in TinyLlama(tied=True).shapes().values())
     assert found.n_params == n_weights + 2 * 512 * 32  # and the rotary tables
     assert sum(t.nbytes for t in found.tensors) <= (folder / "model.onnx.data").stat().st_size
-    shown = CliRunner().invoke(cli, ["inspect", str(folder)])
-    assert "folder for ONNX Runtime GenAI" in shown.output
+    assert run(["inspect", str(folder)]) == 0
+    assert "folder for ONNX Runtime GenAI" in capfd.readouterr().out
     assert resolve(str(folder), want="runnable").kind == "onnx"
 
 
 @pytest.mark.parametrize("command", ["generate", "chat"])
-def test_devices_on_the_command_line(command: str, tmp_path: Path) -> None:
+def test_devices_on_the_command_line(
+    command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
     checkpoint = TinyLlama().write(tmp_path / "m")
     folder = llmkit.convert(checkpoint, "onnx-fp32", output=tmp_path / "o").path
     gguf = llmkit.convert(checkpoint, "gguf-f32", output=tmp_path / "m.gguf").path
     template = tmp_path / "t.jinja"
     template.write_text("{{ messages[0]['content'] }}")
-    more = ["--template", str(template)] if command == "chat" else []
-    arguments = ["-p", "for x in", "-n", "4", "--temp", "0", *more]
-    ran = CliRunner().invoke(cli, [command, str(folder), "--device", "auto", *arguments])
-    assert ran.exit_code == 0, ran.output
-    assert "note: runs on cpu" in ran.stderr
-    ran = CliRunner().invoke(cli, [command, str(folder), "--device", "cuda", *arguments])
-    assert ran.exit_code == 1
-    assert "no CUDA" in ran.stderr
-    ran = CliRunner().invoke(cli, [command, str(gguf), "--device", "cpu", *arguments])
-    assert ran.exit_code == 2
-    assert "--device is for ONNX models" in ran.stderr
+    arguments = ["-p", "for x in", "-n", "4", "--temp", "0"]
+    arguments += ["--template", str(template)] if command == "chat" else []
+    for model, device, status, message in (
+        (folder, "auto", 0, "note: runs on cpu"),
+        (folder, "cuda", 1, "no CUDA"),
+        (gguf, "cpu", 2, "--device is for ONNX models"),
+    ):
+        assert run([command, str(model), "--device", device, *arguments]) == status
+        assert message in capfd.readouterr().err
