@@ -179,12 +179,14 @@ def _convert_onnx(
     how: Execution,
     started: float,
 ) -> ConversionResult:
-    """A checkpoint to a folder for ONNX Runtime GenAI."""
+    """A checkpoint or a GGUF file to a folder for ONNX Runtime GenAI."""
     from llmkit.convert.checkpoint import open_checkpoint
+    from llmkit.convert.gguf_source import open_source
     from llmkit.convert.lora.adapter import parse_lora, read_adapter
     from llmkit.models import ResolvedModel, resolve
 
     try:
+        from llmkit.convert.onnx.sources import from_checkpoint, from_gguf
         from llmkit.convert.onnx.target import default_output, plan_onnx
     except ModuleNotFoundError as error:
         if error.name != "onnx_ir":
@@ -194,13 +196,19 @@ def _convert_onnx(
     resolved = (
         model
         if isinstance(model, ResolvedModel)
-        else resolve(os.fspath(model), want="checkpoint", progress=how.progress)
+        else resolve(os.fspath(model), want="convertible", progress=how.progress)
     )
-    checkpoint = open_checkpoint(resolved.path)
-    adapters = [read_adapter(*parse_lora(text)) for text in lora]
-    plan = plan_onnx(checkpoint, recipe, options=options, importance=importance_from(imatrix), adapters=adapters)
+    if resolved.kind == "gguf":
+        file = open_source(resolved.path)
+        if lora:
+            raise UnsupportedError("lora: adapters are added to checkpoints, and this is a GGUF file")
+        source, inputs = from_gguf(file), list(file.files)
+    else:
+        adapters = [read_adapter(*parse_lora(text)) for text in lora]
+        source, inputs = from_checkpoint(open_checkpoint(resolved.path), adapters), list(resolved.path.iterdir())
+    plan = plan_onnx(source, recipe, options=options, importance=importance_from(imatrix))
     folder = default_output(resolved.name, recipe) if output is None else Path(os.fspath(output))
-    return carry_out(plan, folder, resolved.path.iterdir(), how, started)
+    return carry_out(plan, folder, inputs, how, started)
 
 
 def _restore(

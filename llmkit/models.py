@@ -41,9 +41,9 @@ _KIND_NAMES: Final = {"checkpoint": "a SafeTensors checkpoint", "gguf": "a GGUF 
 _QUANTISE_FIRST: Final = "llmkit converts it: llmkit convert {} --to gguf-q4"
 
 
-# What a command can take: a kind, or what can be run, which is a GGUF file or an ONNX model.
-Wanted = ModelKind | Literal["runnable"]
-_RUNNABLE: Final = ("gguf", "onnx")
+# What a command can take: a kind; or what can be run, or converted to a third kind. What stands first is preferred.
+Wanted = ModelKind | Literal["runnable", "convertible"]
+_KINDS_OF: Final = {"runnable": ("gguf", "onnx"), "convertible": ("checkpoint", "gguf")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +229,7 @@ def _use(
 
 
 def _fits(kind: ModelKind, want: Wanted | None) -> bool:
-    return want is None or kind == want or (want == "runnable" and kind in _RUNNABLE)
+    return want is None or kind == want or kind in _KINDS_OF.get(want, ())
 
 
 def _is_gguf(path: Path) -> bool:

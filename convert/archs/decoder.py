@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 from llmkit.convert.archs import blocks, gelu
@@ -218,6 +219,24 @@ def require_experts_everywhere(config: ConfigReader, n_layers: int) -> None:
             f"{config.path}: mlp_only_layers is {excerpt(dense)}; this architecture is computed with experts in "
             "every block only"
         )
+
+
+def with_window(config: ConfigReader, h: HParams, default: int | None = None) -> HParams:
+    """The sliding window of all blocks, if there is one: `default` is for a config.json without the key."""
+    window = config.values.get("sliding_window", default)
+    return replace(h, sliding_window=window) if isinstance(window, int) and window > 0 else h
+
+
+def with_windows_of_some(config: ConfigReader, h: HParams) -> HParams:
+    """The sliding window, where it is on, of the blocks that `layer_types` lists, or from max_window_layers on."""
+    window = config.values.get("sliding_window", 4096)
+    if not config.boolean("use_sliding_window", False) or not isinstance(window, int):
+        return h
+    layers = named_layers(config.values.get("layer_types"), h.n_layers)
+    if layers is None:
+        first = config.integer("max_window_layers", 28)
+        layers = tuple(i >= first for i in range(h.n_layers))
+    return replace(h, sliding_window=window, sliding_layers=layers)
 
 
 def unused_window(window: object, h: HParams) -> tuple[str, ...]:

@@ -188,5 +188,6 @@ FAMILY = Family(
         activation="swiglu_oss",
         gate_limit=_LIMIT,
         slides=lambda h, i: i % 2 == 0,
+        complete=lambda config, h: replace(h, rope=_rope(config)),  # llama.cpp truncates YaRN's ramp
     ),
 )

@@ -27,5 +27,5 @@ FAMILY = Family(
     tensors=llama.TENSORS,
     unused=llama.FAMILY.unused,
     notes=notes,
-    structure=Structure(),
+    structure=Structure(complete=lambda config, h: decoder.with_window(config, h, 4096)),
 )

@@ -62,5 +62,5 @@ FAMILY = Family(
     wrote=blocks.has_experts,
     tensors=TENSORS,
     notes=notes,
-    structure=Structure(),
+    structure=Structure(complete=decoder.with_window),
 )

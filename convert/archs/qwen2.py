@@ -46,5 +46,5 @@ FAMILY = Family(
     write_config=decoder.write_without_biases,
     tensors=TENSORS,
     notes=notes,
-    structure=Structure(),
+    structure=Structure(complete=decoder.with_windows_of_some),
 )

@@ -34,5 +34,5 @@ FAMILY = Family(
     write_config=decoder.write_decoder,
     tensors=TENSORS,
     notes=qwen2.notes,
-    structure=Structure(),
+    structure=Structure(complete=decoder.with_windows_of_some),
 )

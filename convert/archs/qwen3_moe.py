@@ -50,5 +50,5 @@ FAMILY = Family(
     wrote=blocks.has_experts,
     tensors=TENSORS,
     notes=qwen2_moe.notes,
-    structure=Structure(),
+    structure=Structure(complete=decoder.with_windows_of_some),
 )

@@ -53,6 +53,16 @@ def notes(config: ConfigReader, hparams: HParams) -> tuple[str, ...]:
     return decoder.unused_window(config.values.get("sliding_window"), hparams)
 
 
+def _rotates(hparams: HParams, block: int) -> bool:
+    return (block + 1) % ROPELESS_INTERVAL != 0
+
+
+def _with_windows(config: ConfigReader, hparams: HParams) -> HParams:
+    """Where `layer_types` does not list them, the blocks without rotation have the window."""
+    kinds = [decoder.FULL if _rotates(hparams, i) else decoder.SLIDING for i in range(hparams.n_layers)]
+    return decoder.with_windows_of_some(config.filled({"layer_types": kinds}), hparams)
+
+
 FAMILY = Family(
     model_type="smollm3",
     architectures=("SmolLM3ForCausalLM",),
@@ -61,5 +71,5 @@ FAMILY = Family(
     write_config=write_config,
     tensors=llama.TENSORS,
     notes=notes,
-    structure=Structure(rotates=lambda h, i: (i + 1) % ROPELESS_INTERVAL != 0),
+    structure=Structure(rotates=_rotates, complete=_with_windows),
 )

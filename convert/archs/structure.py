@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.archs.hparams import HParams
 
 
@@ -28,7 +29,8 @@ class Structure:
     weights of the chosen experts add up to 1.
     `attention_scale` multiplies the products of queries and keys, `embedding_scale` the embeddings, `logit_scale` the
     logits; None: nothing does. `slides` tells which blocks have a sliding window where the hyper-parameters do not list
-    them, `rotates` which have rotary embedding.
+    them, `rotates` which have rotary embedding. `complete` adds to the hyper-parameters what config.json says and
+    llama.cpp's graph does not compute, which is why they lack it.
     """
 
     norm_before_attention: str | None = "attn_norm"
@@ -43,6 +45,7 @@ class Structure:
     logit_scale: Callable[[HParams], float | None] = lambda h: h.logit_scale
     slides: Callable[[HParams, int], bool] = lambda h, i: True
     rotates: Callable[[HParams, int], bool] = lambda h, i: True
+    complete: Callable[[ConfigReader, HParams], HParams] = lambda config, h: h
 
     def window(self, h: HParams, block: int) -> int | None:
         """How many tokens, itself included, a token of this block attends to; None: all before it."""

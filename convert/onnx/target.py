@@ -2,100 +2,71 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from llmkit.convert.archs import ConfigReader, Family, HParams, find_family
-from llmkit.convert.checkpoint import Checkpoint
-from llmkit.convert.lora.adapter import Adapter
-from llmkit.convert.lora.merge import merge
-from llmkit.convert.matching import match_tensors
+from llmkit.convert.archs import HParams
 from llmkit.convert.onnx.decoder import ROTARY, SLIDING_ROTARY, Computation, Decoder
 from llmkit.convert.onnx.genai import CONFIG, MODEL, genai_config
 from llmkit.convert.onnx.graph import Graph
 from llmkit.convert.onnx.recipes import OnnxOptions, OnnxRecipe, type_of
 from llmkit.convert.onnx.rotary import RotaryTable
-from llmkit.convert.onnx.weights import Weight, gather_weights, in_natural_order
-from llmkit.convert.packed import unpack
+from llmkit.convert.onnx.sources import OnnxSource, document
+from llmkit.convert.onnx.weights import Weight, gather_weights
 from llmkit.convert.plan import ConversionPlan, PlannedFile, PlannedTensor, Stored
 from llmkit.convert.rotary import rotations
-from llmkit.convert.weightfiles import member
-from llmkit.errors import UnsupportedError
-from llmkit.formats.checkpointfiles import contents
 from llmkit.quantize.blockwise import BlockwiseFormat
 from llmkit.quantize.imatrix import ImportanceMatrix
 from llmkit.quantize.schemes import WeightType, array_widths
 
 DATA: Final = "model.onnx.data"
 _ALIGNMENT: Final = 64  # of every array, so that it can be used as it is mapped
-# What the runtime's tokenizer reads.
-_TOKENIZER_FILES: Final = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "generation_config.json",
-)
+# GenAI's name of an architecture without parts of its own: it runs all decoders, and the graph says the rest.
+_MODEL_TYPE: Final = "decoder"
 
 
 def plan_onnx(
-    checkpoint: Checkpoint,
+    source: OnnxSource,
     recipe: OnnxRecipe,
     *,
     options: OnnxOptions | None = None,
     importance: ImportanceMatrix | None = None,
-    adapters: Sequence[Adapter] = (),
 ) -> ConversionPlan:
-    """Plan the conversion of `checkpoint` by `recipe`; reads no weight.
+    """Plan the conversion of a model by `recipe`; reads no weight.
 
     importance: weighs the errors of the columns of the 4-bit tensors that it has data for.
-    adapters: are added to the weights.
 
-    Raises UnsupportedError for a family or a setting that the graph has no operators for.
+    Raises UnsupportedError for a setting that the graph has no operators for.
     """
     from llmkit import __version__
 
-    whole = ConfigReader(checkpoint.folder / "config.json", checkpoint.config)
-    family = find_family(whole)
-    if family.structure is None:
-        raise UnsupportedError(f"{whole.path}: llmkit does not convert {family.architectures[0]} to ONNX yet")
-    config = whole.within(family.text_config) if family.text_config and family.text_config in whole else whole
-    hparams = family.read_hparams(config)
-    notes: list[str] = []
     options = options or OnnxOptions()
-    stored = merge(unpack(whole, checkpoint.tensors, notes), adapters, notes)
-    matched, found = match_tensors(in_natural_order(family), hparams, checkpoint, stored)
-    weights = gather_weights(hparams, matched)
+    hparams, notes = source.hparams, list(source.notes)
+    weights = gather_weights(hparams, source.matched)
     planned = [_planned(weight, recipe, options) for weight in weights.values()]
     if importance is not None:
         planned = _weigh(planned, weights, importance, notes)
     tensors = _lay_out([*planned, *_rotary(hparams)])
-    graph = Graph(family.model_type, DATA)
+    graph = Graph(source.family.model_type, DATA)
     how = Computation(
         type=recipe.float_type, accuracy_level=_accuracy_level(options), short_positions=_short_positions(hparams)
     )
-    Decoder(graph, hparams, family.structure, {tensor.name: tensor for tensor in tensors}, how).build()
+    Decoder(graph, hparams, source.structure, {tensor.name: tensor for tensor in tensors}, how).build()
     model = graph.serialize("llmkit", __version__)
-    ids = _token_ids(checkpoint, config)
     return ConversionPlan(
-        source=checkpoint.folder,
+        source=source.path,
         target=f"onnx-{recipe.name}",
-        architecture=family.model_type,
+        architecture=source.family.model_type,
         label=recipe.label,
         files=(
             PlannedFile(model, (), len(model), MODEL),
             _data_file(tensors),
-            _document(CONFIG, genai_config(_model_type(family), hparams, ids)),
-            *_tokenizer_files(checkpoint.folder),
+            document(CONFIG, genai_config(_MODEL_TYPE, hparams, source.token_ids)),
+            *source.tokenizer_files,
         ),
-        notes=(*notes, *found, *family.notes(config, hparams)),
+        notes=tuple(notes),
     )
 
 
@@ -174,37 +145,3 @@ def _lay_out(tensors: Sequence[PlannedTensor]) -> list[PlannedTensor]:
 def _data_file(tensors: Sequence[PlannedTensor]) -> PlannedFile:
     offset, size = tensors[-1].ranges(0, tensors[-1].matrix[0])[-1]
     return PlannedFile(b"", tuple(tensors), offset + size, DATA)
-
-
-def _document(name: str, value: Any) -> PlannedFile:
-    data = (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
-    return PlannedFile(data, (), len(data), name)
-
-
-def _token_ids(checkpoint: Checkpoint, config: ConfigReader) -> dict[str, int | list[int]]:
-    """The ids of the tokens that begin, end and fill texts; generation_config.json knows best."""
-    found: dict[str, int | list[int]] = {}
-    sources: tuple[Mapping[str, Any], ...] = (checkpoint.generation_config, config.values, checkpoint.config)
-    for kind in ("bos", "eos", "pad"):
-        for source in sources:
-            value = source.get(f"{kind}_token_id")
-            if isinstance(value, int) or (isinstance(value, list) and value and kind == "eos"):
-                found[kind] = value
-                break
-    return found
-
-
-def _model_type(family: Family) -> str:
-    """GenAI's name of the architecture: its generic one runs them all, and the tokenizer's files say the rest."""
-    return "decoder"
-
-
-def _tokenizer_files(folder: Path) -> list[PlannedFile]:
-    """The files of the tokenizer, as they are."""
-    names = contents(path.name for path in folder.iterdir()).names
-    found = []
-    for name in _TOKENIZER_FILES:
-        if name in names:
-            data = member(folder, name).read_bytes()
-            found.append(PlannedFile(data, (), len(data), name))
-    return found

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-from llmkit.convert.archs import Family, HParams, Source, blocks
+from llmkit.convert.archs import Family, HParams, Source, TensorRule, blocks
 from llmkit.convert.matching import MatchedTensor
 from llmkit.convert.onnx.alternating import AlternatingRows
 from llmkit.convert.plan import Computed, Stored
@@ -118,6 +118,11 @@ def _stacked(name: str, weights: Sequence[Weight]) -> Weight:
 def n_parameters(weights: Mapping[str, Weight]) -> int:
     """Numbers of the model."""
     return sum(prod(weight.shape) for weight in weights.values())
+
+
+def has_interleaved_heads(rule: TensorRule) -> bool:
+    """Whether llama.cpp wants the rows of a tensor's heads in another order than Hugging Face's."""
+    return any(source.view is blocks.interleaved_heads for source in rule.sources)
 
 
 def in_natural_order(family: Family) -> Family:

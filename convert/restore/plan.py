@@ -37,14 +37,7 @@ def plan_checkpoint(
 
     Raises UnsupportedError for an architecture or tokenizer that llmkit cannot restore, FormatError for damage.
     """
-    value = source.metadata.get("general.architecture")
-    architecture = value.data if value is not None else None
-    families = [family for family in FAMILIES if family.gguf_architecture == architecture]
-    if not isinstance(architecture, str) or not families:
-        known = ", ".join(sorted({family.gguf_architecture for family in FAMILIES}))
-        raise UnsupportedError(f"{source.path}: architecture {architecture!r} is not known to llmkit; known: {known}")
-    hparams = read_hparams(source, architecture)
-    family, hparams, restored = _find(families, hparams, source, keep_blocks=type is None)
+    family, hparams, restored = identify(source, keep_blocks=type is None)
     type = _usual_type(source, restored) if type is None else type
     files = _weight_files(restored, type, shard_size)
     config = _config(family, hparams, source, type)
@@ -69,6 +62,21 @@ def plan_checkpoint(
     )
     require_schemes(plan.tensors)
     return plan
+
+
+def identify(source: GGUFSource, *, keep_blocks: bool) -> tuple[Family, HParams, list[Restored]]:
+    """The family that a GGUF file is of, its hyper-parameters, and the checkpoint's tensors (see `restore_tensors`).
+
+    Raises UnsupportedError for an architecture that llmkit does not know, FormatError for damage.
+    """
+    value = source.metadata.get("general.architecture")
+    architecture = value.data if value is not None else None
+    families = [family for family in FAMILIES if family.gguf_architecture == architecture]
+    if not isinstance(architecture, str) or not families:
+        known = ", ".join(sorted({family.gguf_architecture for family in FAMILIES}))
+        raise UnsupportedError(f"{source.path}: architecture {architecture!r} is not known to llmkit; known: {known}")
+    hparams = read_hparams(source, architecture)
+    return _find(families, hparams, source, keep_blocks=keep_blocks)
 
 
 def _find(

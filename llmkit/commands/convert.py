@@ -9,7 +9,7 @@ import click
 from llmkit.api import convert as run_conversion
 from llmkit.arguments import AdapterTarget, CheckpointTarget, Target, parse_target
 from llmkit.commands._conversion import TYPES, checked, conversion_options, print_result
-from llmkit.models import ResolvedModel, resolve
+from llmkit.models import ResolvedModel, Wanted, resolve
 from llmkit.progress import for_stderr, say
 from llmkit.protocols import Progress
 
@@ -54,8 +54,8 @@ def convert(ctx: click.Context, /, model: str, target: str, as_json: bool, verbo
     """Convert MODEL, straight from its SafeTensors files, to a GGUF file or an ONNX folder, or a GGUF file back.
 
     MODEL is a checkpoint folder, a Hugging Face repository `org/name[@revision]`, or a word that one of the models on
-    this machine is known by; a GGUF file, if TARGET is safetensors. Memory is bounded, no intermediate file is written,
-    and the output appears under its name only when it is complete.
+    this machine is known by; a GGUF file, if TARGET is safetensors, and for ONNX if you like. Memory is bounded, no
+    intermediate file is written, and the output appears under its name only when it is complete.
     """
     quiet = ctx.obj["quiet"]
     progress = for_stderr(quiet)
@@ -64,12 +64,20 @@ def convert(ctx: click.Context, /, model: str, target: str, as_json: bool, verbo
     print_result(result, quiet=quiet, verbose=verbose, as_json=as_json)
 
 
+def _kind_for(target: Target) -> Wanted:
+    from llmkit.convert.onnx.recipes import OnnxRecipe
+
+    if isinstance(target, OnnxRecipe):
+        return "convertible"
+    return "gguf" if isinstance(target, CheckpointTarget) else "checkpoint"
+
+
 def _resolve(model: str, target: Target, quiet: bool, progress: Progress) -> str | ResolvedModel:
     """What MODEL names, of the kind that the target is made of."""
     if isinstance(target, AdapterTarget):
         return model
     back = isinstance(target, CheckpointTarget)
-    resolved = resolve(model, want="gguf" if back else "checkpoint", download=not back, progress=progress)
+    resolved = resolve(model, want=_kind_for(target), download=not back, progress=progress)
     if resolved.note and not quiet:
         say(f"note: {resolved.note}")
     return resolved
