@@ -295,13 +295,14 @@ def load(
 ) -> Session:
     """Load a model for running; use the session as a context manager.
 
-    model: a .gguf file or a folder for ONNX Runtime GenAI, or anything that leads to one, as on the command line.
+    model: a .gguf file, a folder for ONNX Runtime GenAI, or anything that leads to one, as on the command line; or a
+        checkpoint folder, which transformers runs as it is.
     n_context: tokens that prompt and answer may have together.
     n_threads: CPU threads; by default one per physical core that this process may use.
-    options: those of the engine, `llmkit.runtimes.llamacpp.load` or `llmkit.runtimes.ortgenai.load`.
+    options: those of the engine, `load` of `llmkit.runtimes.llamacpp`, `.ortgenai` or `.torchlm`.
     """
     from llmkit import runtimes
     from llmkit.models import resolve
 
-    resolved = resolve(os.fspath(model), want="runnable")
+    resolved = resolve(os.fspath(model), want="loadable")
     return runtimes.load(resolved.path, n_context=n_context, n_threads=n_threads, **options)

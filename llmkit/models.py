@@ -41,9 +41,13 @@ _KIND_NAMES: Final = {"checkpoint": "a SafeTensors checkpoint", "gguf": "a GGUF 
 _QUANTISE_FIRST: Final = "llmkit converts it: llmkit convert {} --to gguf-q4"
 
 
-# What a command can take: a kind; or what can be run, or converted to a third kind. What stands first is preferred.
-Wanted = ModelKind | Literal["runnable", "convertible"]
-_KINDS_OF: Final = {"runnable": ("gguf", "onnx"), "convertible": ("checkpoint", "gguf")}
+# What is wanted: a kind; what commands run; what a session can be made of; what becomes an ONNX model.
+Wanted = ModelKind | Literal["runnable", "loadable", "convertible"]
+_KINDS_OF: Final = {
+    "runnable": ("gguf", "onnx"),
+    "loadable": ("gguf", "onnx", "checkpoint"),
+    "convertible": ("checkpoint", "gguf"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,7 @@ def resolve(
 def _from_file(path: Path, want: Wanted | None) -> ResolvedModel:
     suffix = path.suffix.lower()
     if suffix == ".gguf" or (suffix not in (".safetensors", *PICKLE_SUFFIXES) and _is_gguf(path)):
-        if want == "checkpoint":
+        if not _fits("gguf", want):
             raise ModelNotFoundError(
                 f"{path} is a GGUF file already; a conversion starts from a SafeTensors checkpoint: give the folder "
                 "that holds config.json and the .safetensors files. To give it another type: llmkit quantize."
@@ -118,6 +122,8 @@ def _from_folder(path: Path, want: Wanted | None) -> ResolvedModel:
     name = path.resolve().name
     if found.is_genai and _fits("onnx", want):
         return ResolvedModel(path, name, "onnx")
+    if found.ggufs and (want == "loadable" or (_fits("gguf", want) and not _fits("checkpoint", want))):
+        return _single_gguf(path, found)  # what is made to be run comes before what it was made of
     if found.is_checkpoint and _fits("checkpoint", want):
         return ResolvedModel(path, name, "checkpoint")
     if found.ggufs and _fits("gguf", want):
@@ -139,7 +145,7 @@ def _from_folder(path: Path, want: Wanted | None) -> ResolvedModel:
         if inside:
             listed = _bullets([m.label for m in inside])
             raise ModelNotFoundError(f"The folder {path} holds several models; give one of them:{listed}")
-    if want == "checkpoint":
+    if _fits("checkpoint", want) and want is not None:
         # Opening it tells what is wrong in the terms of a checkpoint: missing shards, pickled weights, no config.
         return ResolvedModel(path, name, "checkpoint")
     raise ModelNotFoundError(f"{place_label(path)} {why_no_checkpoint(found, path).reason}")
@@ -158,10 +164,10 @@ def _from_hub(
     snapshot = hubcache.cached_snapshot(repo, revision)
     found = hubcache.folder_contents(snapshot.path) if snapshot else None
     name = repo.rpartition("/")[2]
-    if snapshot and found and found.ggufs and not found.is_checkpoint and want != "checkpoint":
+    if snapshot and found and found.ggufs and not found.is_checkpoint and _fits("gguf", want):
         file = _single_gguf(snapshot.path, found)
         return ResolvedModel(file.path, file.name, "gguf", repo, snapshot.commit, file.note)
-    if want not in (None, "checkpoint"):
+    if not _fits("checkpoint", want):
         hint = _already_here(name) or (
             f"If it is a SafeTensors checkpoint, {_QUANTISE_FIRST.format(repo)}. If it holds GGUF files, download one: "
             f"hf download {repo} FILE.gguf --local-dir ."
@@ -199,7 +205,7 @@ def _from_word(word: str, want: Wanted | None, download: bool, progress: Progres
         raise ModelNotFoundError(f"{word!r} fits several models on this machine; give one of them:{listed}")
     if len(fitting) == 1:
         return _use(fitting[0], word, want, download, progress)
-    if matches and want not in (None, "checkpoint"):
+    if matches and not _fits("checkpoint", want):
         chosen = matches[0]
         hint = _already_here(chosen.name) or f"{_QUANTISE_FIRST.format(chosen.label)}."
         raise ModelNotFoundError(

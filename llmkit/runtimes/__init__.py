@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from llmkit.errors import UnsupportedError
 from llmkit.formats.checkpointfiles import GENAI_CONFIG
 from llmkit.protocols import Session
 
@@ -14,7 +13,8 @@ def load(path: str | Path, **options: Any) -> Session:
     """Load a model with the runtime for its kind.
 
     GGUF files run on llama.cpp (`llmkit.runtimes.llamacpp.load`), folders with a genai_config.json on ONNX Runtime
-    GenAI (`llmkit.runtimes.ortgenai.load`).
+    GenAI (`llmkit.runtimes.ortgenai.load`), other folders are checkpoints, for transformers
+    (`llmkit.runtimes.torchlm.load`).
     """
     path = Path(path)
     if (path / GENAI_CONFIG).is_file():
@@ -22,10 +22,9 @@ def load(path: str | Path, **options: Any) -> Session:
 
         return ortgenai.load(path, **options)
     if path.is_dir():
-        raise UnsupportedError(
-            f"{path} is a folder; models run from GGUF files and ONNX folders. Convert the checkpoint first: "
-            f"llmkit convert {path} --to gguf-q4"
-        )
+        from llmkit.runtimes import torchlm
+
+        return torchlm.load(path, **options)
     from llmkit.runtimes import llamacpp
 
     return llamacpp.load(path, **options)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from llmkit import runtimes
 from llmkit.errors import DependencyError, EngineError, FormatError, LlmkitError
 from llmkit.runtimes.llamacpp import LlamaCppSession, load
 from tests.runtimes import tiny_gguf
@@ -131,8 +130,3 @@ def test_missing_package_names_the_extra(smollm2_gguf: Path, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     with pytest.raises(DependencyError, match=r"pip install 'llmkit\[llama\]'"):
         load(smollm2_gguf)
-
-
-def test_folder_is_sent_to_convert(tmp_path: Path) -> None:
-    with pytest.raises(LlmkitError, match=f"llmkit convert {tmp_path} --to gguf-q4"):
-        runtimes.load(tmp_path)

@@ -1,0 +1,225 @@
+"""Runs checkpoints as they are, in transformers: the reference that converted models are compared with.
+
+Code that comes with a checkpoint is never run, and weights are read from SafeTensors files only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmkit.errors import DependencyError, EngineError, UnsupportedError
+from llmkit.formats.chattemplates import read_chat_templates
+from llmkit.formats.checkpointfiles import CONFIG
+from llmkit.formats.strictjson import read_json_object
+from llmkit.protocols import SamplingOptions, SessionInfo
+from llmkit.runtimes._choose import TokenChooser
+from llmkit.runtimes._hf_vocabulary import HfVocabulary
+from llmkit.runtimes._machine import default_threads
+from llmkit.runtimes._prefix import common_prefix
+from llmkit.runtimes._session import DecoderSession
+
+DEFAULT_CONTEXT: Final = 4096
+DTYPES: Final = ("float32", "bfloat16", "float16")
+_AT_ONCE: Final = 128  # tokens that pass the model together: between them Ctrl-C is heard
+
+
+def load(
+    path: str | Path,
+    *,
+    n_context: int | None = None,
+    n_threads: int | None = None,
+    template: str | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+) -> TorchSession:
+    """Load the checkpoint folder at `path`.
+
+    `n_context`: the most tokens of prompt and answer; by default what the model was trained for, at most 4096.
+    `n_threads`: torch's, for the whole process; by default the physical cores this process may use. `template`: which
+    chat template to use, as `llmkit.template.choose_template` explains. `dtype`: float32, bfloat16 or float16.
+    `device`: torch's name of one.
+
+    Raises UnsupportedError for a folder that is no checkpoint, EngineError if transformers cannot load it,
+    DependencyError if torch or transformers is not installed.
+    """
+    folder = Path(path)
+    for name, value in (("n_context", n_context), ("n_threads", n_threads)):
+        if value is not None and not 1 <= value < 2**31:
+            raise EngineError(f"{name} is {value}: expected 1 or more")
+    if dtype not in DTYPES:
+        raise EngineError(f"dtype is {dtype!r}: expected one of {', '.join(DTYPES)}")
+    if not (folder / CONFIG).is_file():
+        raise UnsupportedError(
+            f"{folder} is a folder without {CONFIG}: models run from GGUF files, ONNX folders and checkpoints"
+        )
+    started = time.perf_counter()
+    torch, transformers = _bindings()
+    n_threads = n_threads or default_threads()
+    torch.set_num_threads(n_threads)
+    model = _load_model(torch, transformers, folder, dtype, device)
+    settings = model.config.get_text_config()
+    trained = int(getattr(settings, "max_position_embeddings", None) or DEFAULT_CONTEXT)
+    n_context = n_context or min(trained, DEFAULT_CONTEXT)
+    n_vocab = int(settings.vocab_size)
+    vocabulary = HfVocabulary(folder, n_tokens=n_vocab, ends=_ends(folder, settings))
+    templates = read_chat_templates(folder, vocabulary.config)
+    info = SessionInfo(
+        name=folder.resolve().name,
+        engine=f"transformers {transformers.__version__}, torch {torch.__version__}",
+        architecture=str(model.config.model_type),
+        n_params=sum(parameter.numel() for parameter in model.parameters()),
+        n_vocab=n_vocab,
+        n_context=n_context,
+        n_threads=n_threads,
+        load_seconds=time.perf_counter() - started,
+        extra={
+            "path": str(path),
+            "trained_context": str(trained),
+            "templates": ", ".join(templates),
+            "device": device,
+            "dtype": dtype,
+        },
+    )
+    context = _Context(torch, model, n_context, n_vocab)
+    return TorchSession(vocabulary, context, info, templates=templates, template=template)
+
+
+class TorchSession(DecoderSession):
+    """A checkpoint in transformers; implements `llmkit.protocols.Session`. `load` makes one."""
+
+    def hidden_states(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """The states after the last layer (and its norm) for every token, float32 [n_tokens, n_embd]."""
+        self._check_open()
+        self._begin(ids)
+        return self._torch_context.hidden_states(ids)
+
+    def embed(self, text: str | Sequence[int], *, normalize: bool = True) -> NDArray[np.float32]:
+        """Decoders have no pooling of their own here: raises EngineError."""
+        raise EngineError(f"{self._info.extra['path']} is a decoder: for embeddings convert an embedding model to GGUF")
+
+    @contextmanager
+    def _choosing(self, options: SamplingOptions, history: Sequence[int]) -> Iterator[Callable[[], int]]:
+        context = self._torch_context
+        chooser = TokenChooser(options, n_context=context.n_context, history=history)
+        yield lambda: chooser.choose(context.latest)
+
+    @property
+    def _torch_context(self) -> _Context:
+        assert isinstance(self._context, _Context)
+        return self._context
+
+    def _check_open(self) -> None:
+        if not self._torch_context.is_open:
+            raise EngineError("this session is closed")
+
+    def _release_engine(self) -> None:
+        self._torch_context.close()
+
+
+class _Context:
+    """transformers' cache, the tokens that it holds, and the logits after the last of them."""
+
+    def __init__(self, torch: Any, model: Any, n_context: int, n_vocab: int) -> None:
+        self._torch = torch
+        self._model = model
+        self._n_vocab = n_vocab
+        self._cache: Any = None
+        self.n_context = n_context
+        self.cached: list[int] = []
+        self.latest: NDArray[np.float32] = np.empty(0, np.float32)
+
+    @property
+    def is_open(self) -> bool:
+        return self._model is not None
+
+    def close(self) -> None:
+        self._model = self._cache = None
+
+    def keep_prefix(self, ids: Sequence[int]) -> int:
+        """States of a recurrence or of a sliding window cannot be cut: then nothing is kept."""
+        shared = min(common_prefix(self.cached, ids), len(ids) - 1)
+        if shared < len(self.cached):
+            if shared == 0 or not self._is_whole():
+                self._clear()
+            else:
+                self._cache.crop(shared)
+                del self.cached[shared:]
+        return len(self.cached)
+
+    def _is_whole(self) -> bool:
+        return getattr(self._cache, "is_sliding", None) is not None and not any(self._cache.is_sliding)
+
+    def feed(self, ids: Sequence[int]) -> None:
+        for start in range(0, len(ids), _AT_ONCE):
+            self._pass(ids[start : start + _AT_ONCE])
+
+    def step(self, token: int) -> None:
+        self._pass([token])
+
+    def logits(self, ids: Sequence[int], at_a_time: int | None) -> NDArray[np.float32]:
+        self._clear()
+        step = min(_AT_ONCE, max(1, at_a_time or _AT_ONCE))
+        return np.concatenate([self._pass(ids[start : start + step]) for start in range(0, len(ids), step)])
+
+    def hidden_states(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        self._clear()
+        with self._torch.inference_mode():
+            found = self._model(self._tensor(ids), output_hidden_states=True, use_cache=False).hidden_states[-1][0]
+        states: NDArray[np.float32] = found.float().cpu().numpy()
+        return states
+
+    def _clear(self) -> None:
+        self.cached.clear()
+        self._cache = None
+
+    def _tensor(self, ids: Sequence[int]) -> Any:
+        return self._torch.tensor([list(ids)], device=self._model.device)
+
+    def _pass(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Process further tokens; their logits, float32 [n, n_vocab]."""
+        with self._torch.inference_mode():
+            found = self._model(self._tensor(ids), past_key_values=self._cache, use_cache=True)
+        self._cache = found.past_key_values
+        rows: NDArray[np.float32] = found.logits[0].float().cpu().numpy()
+        self.latest = rows[-1]
+        self.cached += ids
+        return rows
+
+
+def _bindings() -> tuple[Any, Any]:
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise DependencyError(error.name or "torch", "torch", "running a checkpoint as it is") from error
+    return torch, transformers
+
+
+def _load_model(torch: Any, transformers: Any, folder: Path, dtype: str, device: str) -> Any:
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+        return model.to(device).eval()
+    except Exception as error:  # of a damaged checkpoint it may be any
+        raise EngineError(f"{folder}: transformers cannot load this checkpoint: {error}") from error
+
+
+def _ends(folder: Path, settings: Any) -> frozenset[int]:
+    """The tokens that end an answer, by generation_config.json, else by config.json."""
+    path = folder / "generation_config.json"
+    found = read_json_object(path).get("eos_token_id") if path.is_file() else None
+    found = getattr(settings, "eos_token_id", None) if found is None else found
+    ids = found if isinstance(found, list) else [found]
+    return frozenset(id for id in ids if isinstance(id, int))
