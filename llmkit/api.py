@@ -51,6 +51,7 @@ def convert(
     block_size: int | None = None,
     symmetric: bool | None = None,
     accuracy_level: int | None = None,
+    provider: str | None = None,
     progress: Progress | None = None,
 ) -> ConversionResult:
     """Convert a checkpoint to a GGUF file or an ONNX folder, quantised on the way, or a GGUF file to a checkpoint.
@@ -59,8 +60,8 @@ def convert(
         a GGUF file for the way back.
     to: `gguf-<type>`, such as gguf-q4_k_m; `llmkit.quantize.recipes.RECIPES` lists the types. Or `safetensors`, with
         `-f32`, `-f16` or `-bf16` if not the type that suits the file (GPT-OSS's MXFP4 stays that): a folder that
-        transformers loads. Or `gguf-lora`, of the folder of a LoRA adapter. Or `onnx-fp32`, `onnx-int8` or
-        `onnx-int4`: a folder for ONNX Runtime GenAI.
+        transformers loads. Or `gguf-lora`, of the folder of a LoRA adapter. Or `onnx-fp32`, `onnx-fp16`,
+        `onnx-int8` or `onnx-int4`: a folder for ONNX Runtime GenAI.
     output: the file to write, or a folder for it; by default `<model name>-<TYPE>.gguf` in the current folder. Of a
         checkpoint the folder, by default `<model name>`.
     imatrix: an importance matrix, in either of llama.cpp's forms.
@@ -78,7 +79,7 @@ def convert(
     lora: folders of LoRA adapters, as PEFT saves them, that are added to the weights; `PATH:SCALE` for a part of one.
     base: of an adapter that is converted (`to` is gguf-lora), the model it is for, if not the one it names.
 
-    block_size, symmetric, accuracy_level: of ONNX, see `llmkit.convert.onnx.recipes.OnnxOptions`; types for
+    block_size, symmetric, accuracy_level, provider: of ONNX, see `llmkit.convert.onnx.recipes.OnnxOptions`; types for
         `tensor_types` are int4, int8 and float then.
 
     Raises a subclass of LlmkitError; nothing lies at the output's final name then.
@@ -105,10 +106,11 @@ def convert(
             symmetric=symmetric,
             accuracy_level=accuracy_level,
             tensor_types=tuple(parse_onnx_type(text) for text in tensor_types),
+            provider=provider or "cpu",
         )
         return _convert_onnx(model, recipe, wanted, imatrix, lora, output, how, started)
-    if block_size is not None or symmetric is not None or accuracy_level is not None:
-        raise UnsupportedError(f"{to} takes no block_size, symmetric or accuracy_level: these are for ONNX")
+    if any(option is not None for option in (block_size, symmetric, accuracy_level, provider)):
+        raise UnsupportedError(f"{to} takes no block_size, symmetric, accuracy_level or provider: these are for ONNX")
     options = type_options(pure, tensor_types, output_type, token_embedding_type, fallback)
     if isinstance(recipe, CheckpointTarget | AdapterTarget):
         if options != TypeOptions() or imatrix is not None or tokenizer_pre is not None or lora:

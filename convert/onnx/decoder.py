@@ -141,7 +141,7 @@ class Decoder:
 
     def _norm(self, x: Value, weight: str, name: str) -> Value:
         return self._graph.op(
-            "RMSNormalization",
+            "RMSNormalization" if self._graph.standard else "SimplifiedLayerNormalization",
             x,
             self._weight(f"{weight}.weight"),
             name=f"{name}.norm",
@@ -304,6 +304,8 @@ class Decoder:
     def _activated(self, x: Value, name: str) -> Value:
         g = self._graph
         if self._structure.activation == "gelu_tanh":
+            if not g.standard:
+                return g.op("FastGelu", x, domain=MICROSOFT, name=f"{name}.gelu")
             return g.op("Gelu", x, name=f"{name}.gelu", approximate="tanh")
         return g.op("Mul", x, g.op("Sigmoid", x, name=f"{name}.sigmoid"), name=f"{name}.silu")
 

@@ -7,14 +7,18 @@ from typing import Any, Final
 
 from llmkit.convert.archs import HParams
 from llmkit.convert.onnx.decoder import PAST, PRESENT
+from llmkit.convert.onnx.providers import Provider
 
 MODEL: Final = "model.onnx"
 CONFIG: Final = "genai_config.json"
 
 
-def genai_config(model_type: str, h: HParams, token_ids: Mapping[str, int | list[int]]) -> dict[str, Any]:
+def genai_config(
+    model_type: str, h: HParams, token_ids: Mapping[str, int | list[int]], provider: Provider
+) -> dict[str, Any]:
     """The file's content. model_type: GenAI's name of the architecture; token_ids: by bos, eos and pad."""
     ids = dict(token_ids)
+    providers = [] if provider.options is None else [{provider.name: dict(provider.options)}]
     if "pad" not in ids and "eos" in ids:
         eos = ids["eos"]
         ids["pad"] = eos[0] if isinstance(eos, list) else eos
@@ -23,7 +27,7 @@ def genai_config(model_type: str, h: HParams, token_ids: Mapping[str, int | list
             **{f"{kind}_token_id": ids[kind] for kind in ("bos", "eos", "pad") if kind in ids},
             "context_length": h.n_context,
             "decoder": {
-                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+                "session_options": {"log_id": "onnxruntime-genai", "provider_options": providers},
                 "filename": MODEL,
                 "head_size": h.head_dim,
                 "hidden_size": h.n_embd,

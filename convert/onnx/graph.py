@@ -19,8 +19,9 @@ from llmkit.types import TensorType
 
 Value = ir.Value
 MICROSOFT: Final = "com.microsoft"
-# RMSNormalization is in the standard from 23 on.
+# RMSNormalization is in the standard from 23 on, Split into equal parts from 18.
 _OPSET: Final = 23
+_OLDER_OPSET: Final = 21
 _IR_VERSION: Final = 11
 
 _DTYPES: Final = {
@@ -36,10 +37,15 @@ def dtype_of(type: TensorType) -> ir.DataType:
 
 
 class Graph:
-    """A graph under construction. Weights are found in the file `data` when the model is loaded."""
+    """A graph under construction. Weights are found in the file `data` when the model is loaded.
 
-    def __init__(self, name: str, data: str) -> None:
-        self._graph = ir.Graph((), (), nodes=(), opset_imports={"": _OPSET, MICROSOFT: 1}, name=name)
+    `standard`: see `llmkit.convert.onnx.providers.Provider`.
+    """
+
+    def __init__(self, name: str, data: str, *, standard: bool) -> None:
+        opset = _OPSET if standard else _OLDER_OPSET
+        self._graph = ir.Graph((), (), nodes=(), opset_imports={"": opset, MICROSOFT: 1}, name=name)
+        self.standard = standard
         self._data = data
         self._weights: dict[str, Value] = {}
         self._constants: dict[tuple[Any, ...], Value] = {}

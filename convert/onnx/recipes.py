@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Final
 
+from llmkit.convert.onnx.providers import find_provider
 from llmkit.errors import UnsupportedError
 from llmkit.quantize.blockwise import BLOCK_SIZES, BlockwiseFormat
 from llmkit.quantize.schemes import WeightType
@@ -16,10 +17,13 @@ ACCURACY_LEVELS: Final = (0, 1, 2, 3, 4)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnnxRecipe:
-    """`float_type` is that of activations, cache and vectors; `matrices` that of matrices, None for the same."""
+    """`matrices` is the type of matrices, None for the same as of all else, which is `float_type`.
+
+    `float_type` is None where the provider has a say.
+    """
 
     name: str
-    float_type: TensorType
+    float_type: TensorType | None = None
     matrices: BlockwiseFormat | None = None
 
     @property
@@ -34,7 +38,8 @@ class OnnxOptions:
 
     block_size: weights that share a scale, 16 to 256. symmetric: whether blocks do without zero points. accuracy_level:
     how MatMulNBits computes (0: as ONNX Runtime likes, 1: in float32, 4: with activations of 8 bits). tensor_types:
-    patterns searched in the names, and int4, int8 or float; the first that matches wins.
+    patterns searched in the names, and int4, int8 or float; the first that matches wins. provider: where the model is
+    to run.
 
     Raises UnsupportedError for what the operators do not have.
     """
@@ -43,6 +48,7 @@ class OnnxOptions:
     symmetric: bool | None = None
     accuracy_level: int | None = None
     tensor_types: tuple[tuple[re.Pattern[str], str], ...] = ()
+    provider: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.block_size is not None and self.block_size not in BLOCK_SIZES:
@@ -51,6 +57,7 @@ class OnnxOptions:
             raise UnsupportedError(
                 f"accuracy level {self.accuracy_level}; ONNX Runtime has {', '.join(map(str, ACCURACY_LEVELS))}"
             )
+        find_provider(self.provider)
 
 
 # Blocks of 32 without zero points as in ONNX Runtime GenAI's builder. Zero points make the error a fifth smaller, the
@@ -62,8 +69,9 @@ RECIPES: Final[dict[str, OnnxRecipe]] = {
     recipe.name: recipe
     for recipe in (
         OnnxRecipe(name="fp32", float_type=TensorType.F32),
-        OnnxRecipe(name="int8", float_type=TensorType.F32, matrices=_INT8),
-        OnnxRecipe(name="int4", float_type=TensorType.F32, matrices=_INT4),
+        OnnxRecipe(name="fp16", float_type=TensorType.F16),
+        OnnxRecipe(name="int8", matrices=_INT8),
+        OnnxRecipe(name="int4", matrices=_INT4),
     )
 }
 SHORT_NAMES: Final = {"q4": "int4", "q8": "int8"}
@@ -93,16 +101,31 @@ def parse_onnx_type(text: str) -> tuple[re.Pattern[str], str]:
         raise UnsupportedError(f"{text!r}: {pattern!r} is not a regular expression: {error}") from error
 
 
+def float_type_of(recipe: OnnxRecipe, options: OnnxOptions) -> TensorType:
+    """The type of activations, cache and vectors. Raises UnsupportedError for one that the provider does not have."""
+    provider = find_provider(options.provider)
+    if recipe.matrices is not None:
+        return provider.float_type
+    assert recipe.float_type is not None
+    if not provider.multiplies_transposed:
+        raise UnsupportedError(
+            f"onnx-{recipe.name} for {provider.name} is not written yet; take onnx-int8 or onnx-int4"
+        )
+    return recipe.float_type
+
+
 def type_of(name: str, shape: tuple[int, ...], recipe: OnnxRecipe, options: OnnxOptions) -> WeightType:
     """The type of a tensor. Vectors stay floats, those of experts too, and the matrices that choose experts."""
+    float_type = float_type_of(recipe, options)
     if not name.endswith(".weight") or len(shape) < 2 or "ffn_gate_inp" in name:
-        return recipe.float_type
+        return float_type
     asked = next((type for pattern, type in options.tensor_types if pattern.search(name)), None)
     form = recipe.matrices if asked is None else _FORMATS.get(asked)
     if form is None:
-        return recipe.float_type
+        return float_type
     return replace(
         form,
+        half_scales=float_type is TensorType.F16,
         block_size=form.block_size if options.block_size is None else options.block_size,
         symmetric=form.symmetric if options.symmetric is None else options.symmetric,
     )

@@ -11,7 +11,8 @@ from llmkit.convert.archs import HParams
 from llmkit.convert.onnx.decoder import ROTARY, SLIDING_ROTARY, Computation, Decoder
 from llmkit.convert.onnx.genai import CONFIG, MODEL, genai_config
 from llmkit.convert.onnx.graph import Graph
-from llmkit.convert.onnx.recipes import OnnxOptions, OnnxRecipe, type_of
+from llmkit.convert.onnx.providers import find_provider
+from llmkit.convert.onnx.recipes import OnnxOptions, OnnxRecipe, float_type_of, type_of
 from llmkit.convert.onnx.rotary import RotaryTable
 from llmkit.convert.onnx.sources import OnnxSource, document
 from llmkit.convert.onnx.weights import Weight, gather_weights
@@ -20,6 +21,7 @@ from llmkit.convert.rotary import rotations
 from llmkit.quantize.blockwise import BlockwiseFormat
 from llmkit.quantize.imatrix import ImportanceMatrix
 from llmkit.quantize.schemes import WeightType, array_widths
+from llmkit.types import TensorType
 
 DATA: Final = "model.onnx.data"
 _ALIGNMENT: Final = 64  # of every array, so that it can be used as it is mapped
@@ -46,12 +48,16 @@ def plan_onnx(
     hparams, notes = source.hparams, list(source.notes)
     weights = gather_weights(hparams, source.matched)
     planned = [_planned(weight, recipe, options) for weight in weights.values()]
+    planned = _with_whole_blocks(planned, float_type_of(recipe, options))
     if importance is not None:
         planned = _weigh(planned, weights, importance, notes)
-    tensors = _lay_out([*planned, *_rotary(hparams)])
-    graph = Graph(source.family.model_type, DATA)
+    tensors = _lay_out([*planned, *_rotary(hparams, float_type_of(recipe, options))])
+    provider = find_provider(options.provider)
+    graph = Graph(source.family.model_type, DATA, standard=provider.standard)
     how = Computation(
-        type=recipe.float_type, accuracy_level=_accuracy_level(options), short_positions=_short_positions(hparams)
+        type=float_type_of(recipe, options),
+        accuracy_level=provider.accuracy_level if options.accuracy_level is None else options.accuracy_level,
+        short_positions=_short_positions(hparams),
     )
     Decoder(graph, hparams, source.structure, {tensor.name: tensor for tensor in tensors}, how).build()
     model = graph.serialize("llmkit", __version__)
@@ -63,7 +69,7 @@ def plan_onnx(
         files=(
             PlannedFile(model, (), len(model), MODEL),
             _data_file(tensors),
-            document(CONFIG, genai_config(_MODEL_TYPE, hparams, source.token_ids)),
+            document(CONFIG, genai_config(_MODEL_TYPE, hparams, source.token_ids, provider)),
             *source.tokenizer_files,
         ),
         notes=tuple(notes),
@@ -75,14 +81,27 @@ def default_output(name: str, recipe: OnnxRecipe) -> Path:
     return Path(f"{name}-ONNX-{recipe.label}")
 
 
-def _accuracy_level(options: OnnxOptions) -> int:
-    """Activations of 8 bits unless something else is asked for: on CPUs that is what is quick."""
-    return 4 if options.accuracy_level is None else options.accuracy_level
-
-
 def _planned(weight: Weight, recipe: OnnxRecipe, options: OnnxOptions) -> PlannedTensor:
     type = type_of(weight.name, weight.shape, recipe, options)
     return PlannedTensor(weight.name, weight.shape, type, weight.parts, 0, 0, wanted=type, map=weight.map)
+
+
+def _with_whole_blocks(tensors: Sequence[PlannedTensor], float_type: TensorType) -> list[PlannedTensor]:
+    """Experts whose rows are no whole blocks stay floats, both matrices of a block: QMoE has no other way."""
+    broken = {
+        t.name.partition("ffn_")[0]: (t.type.block_size, t.shape[-1])
+        for t in tensors
+        if "_exps.weight" in t.name and isinstance(t.type, BlockwiseFormat) and t.shape[-1] % t.type.block_size
+    }
+    found = []
+    for t in tensors:
+        prefix = t.name.partition("ffn_")[0]
+        if "_exps.weight" in t.name and prefix in broken:
+            size, columns = broken[prefix]
+            reason = f"rows of {columns} weights are no whole blocks of {size}, which ONNX Runtime wants of experts"
+            t = replace(t, type=float_type, reason=reason)
+        found.append(t)
+    return found
 
 
 def _weigh(
@@ -109,7 +128,7 @@ def _name_in(importance: ImportanceMatrix, weights: Mapping[str, Weight], name: 
     return weights[name].first
 
 
-def _rotary(h: HParams) -> list[PlannedTensor]:
+def _rotary(h: HParams, type: TensorType) -> list[PlannedTensor]:
     """The tables of the rotary embedding, for every position of the context."""
     tables = [
         RotaryTable(f"{name}.{function}", rotations(rope, h.head_dim, h.n_context))
@@ -117,10 +136,7 @@ def _rotary(h: HParams) -> list[PlannedTensor]:
         if rope is not None
         for function in ("cos", "sin")
     ]
-    return [
-        PlannedTensor(table.name, table.shape, table.type, (Stored.whole(table),), 0, 0, wanted=table.type)
-        for table in tables
-    ]
+    return [PlannedTensor(table.name, table.shape, type, (Stored.whole(table),), 0, 0, wanted=type) for table in tables]
 
 
 def _short_positions(h: HParams) -> int | None:

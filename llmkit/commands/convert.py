@@ -23,7 +23,7 @@ from llmkit.protocols import Progress
     metavar="TARGET",
     callback=checked(parse_target),
     help=f"gguf-<type>: {TYPES}; gguf-q4, -q5, -q8 mean q4_k_m, q5_k_m, q8_0. "
-    "onnx-fp32, onnx-int8, onnx-int4: a folder for ONNX Runtime GenAI. safetensors[-f32|-f16|-bf16]: a checkpoint "
+    "onnx-fp32, -fp16, -int8, -int4: a folder for ONNX Runtime GenAI. safetensors[-f32|-f16|-bf16]: a checkpoint "
     "folder, from a GGUF file. gguf-lora: from a LoRA adapter's folder.",
 )
 @conversion_options
@@ -47,6 +47,12 @@ from llmkit.protocols import Progress
     type=int,
     metavar="N",
     help="Of ONNX: 4 multiplies activations of 8 bits, 1 computes in float32.  [default: 4]",
+)
+@click.option(
+    "--ep",
+    "provider",
+    type=click.Choice(["cpu", "cuda", "dml", "webgpu"]),
+    help="Of ONNX: the execution provider that the model is for.  [default: cpu]",
 )
 @click.option("--base", metavar="MODEL", help="For gguf-lora: the model that the adapter is for, if not what it names.")
 @click.pass_context
