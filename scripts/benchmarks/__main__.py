@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks import conversion, kernels, opening, peer, startup
+from benchmarks import conversion, kernels, onnxmodels, opening, peer, startup
 from benchmarks.report import machine
 
 SCRIPTS = Path(__file__).resolve().parent.parent
@@ -17,7 +17,7 @@ FOLDER = SCRIPTS.parent / "build" / "bench"
 def main() -> None:
     """Parse the command line, make the models needed, measure, print tables to stdout."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure llmkit against its peers.")
-    parser.add_argument("what", choices=("convert", "startup", "open", "kernels", "all"))
+    parser.add_argument("what", choices=("convert", "startup", "open", "kernels", "onnx", "all"))
     parser.add_argument("--quick", action="store_true", help="small models and one repetition: a look, not a result")
     parser.add_argument("--repeat", type=int, help="repetitions (default 3; --help and opening take more or fewer)")
     parser.add_argument("--threads", type=int, default=2, help="for llmkit and for the peer's quantiser (default 2)")
@@ -41,7 +41,7 @@ def main() -> None:
     repeat = arguments.repeat or (1 if arguments.quick else 3)
     print(machine())
     converter = None
-    if not arguments.no_peer and arguments.what != "open":
+    if not arguments.no_peer and arguments.what not in ("open", "onnx"):
         converter = peer.find_converter(arguments.peer)
     if everything or arguments.what == "startup":
         show(startup.help_text(1 if arguments.quick else 3 * repeat, converter, FOLDER / "log.txt"))
@@ -55,6 +55,12 @@ def main() -> None:
         show(conversion.unquantised(smollm2(), options))
         shape, shards = ("llama-60m", 2) if arguments.quick else ("llama-1b", 6)
         show(conversion.quantised(random_model(shape, shards), options))
+
+    if everything or arguments.what == "onnx":
+        options = conversion.Options(repeat, arguments.threads, FOLDER, converter)
+        shape, shards = ("llama-60m", 2) if arguments.quick else ("llama-1b", 6)
+        show(onnxmodels.conversion(random_model(shape, shards), options, not arguments.no_peer))
+        show(onnxmodels.quality(dithered(), options, 2 if arguments.quick else 16, not arguments.no_peer))
 
 
 def measure_kernels(arguments: argparse.Namespace) -> None:
@@ -75,6 +81,11 @@ def show(table: str) -> None:
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct in bf16."""
     return _made("SmolLM2-135M-Instruct", "make_checkpoint.py")
+
+
+def dithered() -> Path:
+    """The same with its weights spread inside their quantisation cells."""
+    return _made("SmolLM2-135M-Instruct-dithered", "make_checkpoint.py", "--dither")
 
 
 def random_model(shape: str, shards: int) -> Path:
