@@ -70,15 +70,23 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class Scaling:
+    """What the values of a matrix are multiplied by: float32 [rows], and float32 [columns]; None is 1."""
+
+    rows: NDArray[np.float32] | None = None
+    columns: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedTensor:
     """One output tensor: where its values come from and which bytes of its file they fill.
 
     `shape` has the slowest dimension first. `parts` hold the values, one after the other: most tensors have one part,
     a stack of experts has one for each, a tensor whose rows change places may have several. `map` is done to the
-    values. `wanted` differs from `type` where the recipe had to fall back, for the stated `reason`. `offset` counts
-    from the start of the file; of a type that stores several arrays, `other_offsets` are those of all but the first.
-    `importance`, float32 [experts, columns], weighs the squared error of each column when
-    the tensor is encoded, one row for each matrix of shape[-2:].
+    values, and `scaling` then multiplies them. `wanted` differs from `type` where the recipe had to fall back, for the
+    stated `reason`. `offset` counts from the start of the file; of a type that stores several arrays, `other_offsets`
+    are those of all but the first. `importance`, float32 [experts, columns], weighs the squared error of each column
+    when the tensor is encoded, one row for each matrix of shape[-2:].
     """
 
     name: str
@@ -91,6 +99,7 @@ class PlannedTensor:
     reason: str = ""
     map: Map | None = None
     other_offsets: tuple[int, ...] = ()
+    scaling: Scaling | None = field(default=None, repr=False, compare=False)
     importance: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -110,7 +119,8 @@ class PlannedTensor:
     @property
     def is_copied(self) -> bool:
         """Whether the output holds the source's bytes, row by row."""
-        return self.map is None and all(part.type == self.type for part in self.parts)
+        is_as_stored = self.map is None and self.scaling is None
+        return is_as_stored and all(part.type == self.type for part in self.parts)
 
     @property
     def matrix(self) -> tuple[int, int]:

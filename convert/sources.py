@@ -107,6 +107,20 @@ def _read_transposed(
 
 def read_values(chunk: Chunk, stored: NDArray[np.uint8], buffers: Buffers) -> NDArray[np.float32]:
     """The values of rows that `read_rows` read, float32 [n_rows, columns], in the buffer "values"."""
+    values = _mapped(chunk, stored, buffers)
+    scaling = chunk.tensor.scaling
+    if scaling is None:
+        return values
+    scaled = buffers.get_floats("values", *values.shape)
+    if scaling.columns is not None:
+        values = np.multiply(values, scaling.columns, out=scaled)
+    if scaling.rows is not None:
+        rows = scaling.rows[chunk.first_row : chunk.first_row + chunk.n_rows]
+        values = np.multiply(values, rows[:, None], out=scaled)
+    return values
+
+
+def _mapped(chunk: Chunk, stored: NDArray[np.uint8], buffers: Buffers) -> NDArray[np.float32]:
     values = decode_rows(chunk.part.type, stored, chunk.tensor.matrix[1], buffers, "values")
     match chunk.tensor.map:
         case Map.ADD_ONE:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from llmkit.convert.archs import HParams
+from llmkit.convert.onnx.balance import balance
 from llmkit.convert.onnx.decoder import ROTARY, SLIDING_ROTARY, Computation, Decoder
 from llmkit.convert.onnx.genai import CONFIG, MODEL, genai_config
 from llmkit.convert.onnx.graph import Graph
@@ -51,6 +52,9 @@ def plan_onnx(
     planned = _with_whole_blocks(planned, float_type_of(recipe, options))
     if importance is not None:
         planned = _weigh(planned, weights, importance, notes)
+        planned, n_balanced = balance(planned, source.structure, hparams)
+        if n_balanced:
+            notes.append(f"{n_balanced} matrices have their columns balanced by importance, which norms take up")
     tensors = _lay_out([*planned, *_rotary(hparams, float_type_of(recipe, options))])
     provider = find_provider(options.provider)
     graph = Graph(source.family.model_type, DATA, standard=provider.standard)
