@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 
 from llmkit.convert.onnx.providers import find_provider
 from llmkit.errors import UnsupportedError
 from llmkit.quantize.blockwise import BLOCK_SIZES, BlockwiseFormat
 from llmkit.quantize.schemes import WeightType
 from llmkit.types import TensorType
+
+T = TypeVar("T")
 
 ACCURACY_LEVELS: Final = (0, 1, 2, 3, 4)
 
@@ -32,13 +34,22 @@ class OnnxRecipe:
         return self.name.upper()
 
 
+@dataclass(frozen=True, slots=True)
+class OnnxType:
+    """A type asked for some tensors: int4, int8 or float, and of the first two the form of blocks; None: as usual."""
+
+    name: str | None
+    block_size: int | None = None
+    symmetric: bool | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnnxOptions:
     """What a user asks for beside the recipe; None leaves it to the recipe.
 
     block_size: weights that share a scale, 16 to 256. symmetric: whether blocks do without zero points. accuracy_level:
     how MatMulNBits computes (0: as ONNX Runtime likes, 1: in float32, 4: with activations of 8 bits). tensor_types:
-    patterns searched in the names, and int4, int8 or float; the first that matches wins. provider: where the model is
+    patterns searched in the names, and their types; the first that matches wins. provider: where the model is
     to run.
 
     Raises UnsupportedError for what the operators do not have.
@@ -47,7 +58,7 @@ class OnnxOptions:
     block_size: int | None = None
     symmetric: bool | None = None
     accuracy_level: int | None = None
-    tensor_types: tuple[tuple[re.Pattern[str], str], ...] = ()
+    tensor_types: tuple[tuple[re.Pattern[str], OnnxType], ...] = ()
     provider: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -78,6 +89,8 @@ SHORT_NAMES: Final = {"q4": "int4", "q8": "int8"}
 _FORMATS: Final = {"int4": _INT4, "int8": _INT8}
 _FLOAT: Final = "float"
 TYPE_NAMES: Final = (*_FORMATS, _FLOAT)
+# A `z` behind the block size asks for zero points.
+_TYPE: Final = re.compile(r"(?P<name>int4|int8|float)(?:(?<!float)/(?P<size>[0-9]{1,4})(?P<zero_points>z)?)?")
 
 
 def find_onnx_recipe(name: str) -> OnnxRecipe:
@@ -90,15 +103,26 @@ def find_onnx_recipe(name: str) -> OnnxRecipe:
     return found
 
 
-def parse_onnx_type(text: str) -> tuple[re.Pattern[str], str]:
-    """`REGEX=TYPE` as (pattern, type). Raises UnsupportedError."""
+def parse_onnx_type(text: str) -> tuple[re.Pattern[str], OnnxType]:
+    """`REGEX=TYPE` as (pattern, type), for a type such as int8, int8/128 or float. Raises UnsupportedError."""
     pattern, _, name = text.rpartition("=")
-    if not pattern or name.lower() not in TYPE_NAMES:
-        raise UnsupportedError(f"{text!r}: expected REGEX=TYPE with a type of {', '.join(TYPE_NAMES)}")
+    found = _TYPE.fullmatch(name.lower())
+    if not pattern or found is None:
+        raise UnsupportedError(
+            f"{text!r}: expected REGEX=TYPE with a type of {', '.join(TYPE_NAMES)}, such as int8/128"
+        )
+    size = None if found["size"] is None else int(found["size"])
+    if size is not None and size not in BLOCK_SIZES:
+        raise UnsupportedError(f"{text!r}: block size {size}; ONNX Runtime has {', '.join(map(str, BLOCK_SIZES))}")
     try:
-        return re.compile(pattern), name.lower()
+        return re.compile(pattern), OnnxType(found["name"], size, False if found["zero_points"] else None)
     except re.error as error:
         raise UnsupportedError(f"{text!r}: {pattern!r} is not a regular expression: {error}") from error
+
+
+def is_onnx_type(name: str) -> bool:
+    """Whether a type is one of those that `parse_onnx_type` knows."""
+    return _TYPE.fullmatch(name.lower()) is not None
 
 
 def float_type_of(recipe: OnnxRecipe, options: OnnxOptions) -> TensorType:
@@ -119,13 +143,18 @@ def type_of(name: str, shape: tuple[int, ...], recipe: OnnxRecipe, options: Onnx
     float_type = float_type_of(recipe, options)
     if not name.endswith(".weight") or len(shape) < 2 or "ffn_gate_inp" in name:
         return float_type
-    asked = next((type for pattern, type in options.tensor_types if pattern.search(name)), None)
-    form = recipe.matrices if asked is None else _FORMATS.get(asked)
+    asked = next((type for pattern, type in options.tensor_types if pattern.search(name)), OnnxType(None))
+    form = recipe.matrices if asked.name is None else _FORMATS.get(asked.name)
     if form is None:
         return float_type
     return replace(
         form,
         half_scales=float_type is TensorType.F16,
-        block_size=form.block_size if options.block_size is None else options.block_size,
-        symmetric=form.symmetric if options.symmetric is None else options.symmetric,
+        block_size=_first(asked.block_size, options.block_size, form.block_size),
+        symmetric=_first(asked.symmetric, options.symmetric, form.symmetric),
     )
+
+
+def _first(*choices: T | None) -> T:
+    """The first that says something."""
+    return next(choice for choice in choices if choice is not None)

@@ -19,7 +19,7 @@ from llmkit.convert.onnx.sources import OnnxSource, document
 from llmkit.convert.onnx.weights import Weight, gather_weights
 from llmkit.convert.plan import ConversionPlan, PlannedFile, PlannedTensor, Stored
 from llmkit.convert.rotary import rotations
-from llmkit.quantize.blockwise import BlockwiseFormat
+from llmkit.quantize.blockwise import BLOCK_SIZES, BlockwiseFormat
 from llmkit.quantize.imatrix import ImportanceMatrix
 from llmkit.quantize.schemes import WeightType, array_widths
 from llmkit.types import TensorType
@@ -91,21 +91,35 @@ def _planned(weight: Weight, recipe: OnnxRecipe, options: OnnxOptions) -> Planne
 
 
 def _with_whole_blocks(tensors: Sequence[PlannedTensor], float_type: TensorType) -> list[PlannedTensor]:
-    """Experts whose rows are no whole blocks stay floats, both matrices of a block: QMoE has no other way."""
+    """The tensors, embeddings and experts whose rows are no whole blocks in another type: their operators want such.
+
+    An embedding gets smaller blocks if that helps. Experts stay floats, both matrices of a block.
+    """
     broken = {
-        t.name.partition("ffn_")[0]: (t.type.block_size, t.shape[-1])
-        for t in tensors
-        if "_exps.weight" in t.name and isinstance(t.type, BlockwiseFormat) and t.shape[-1] % t.type.block_size
+        t.name.partition("ffn_")[0]: _broken_rows(t) for t in tensors if "_exps.weight" in t.name and _broken_rows(t)
     }
     found = []
     for t in tensors:
-        prefix = t.name.partition("ffn_")[0]
-        if "_exps.weight" in t.name and prefix in broken:
-            size, columns = broken[prefix]
-            reason = f"rows of {columns} weights are no whole blocks of {size}, which ONNX Runtime wants of experts"
+        reason = broken.get(t.name.partition("ffn_")[0], "") if "_exps.weight" in t.name else ""
+        if reason:
             t = replace(t, type=float_type, reason=reason)
+        elif t.name == "token_embd.weight" and (reason := _broken_rows(t)):
+            assert isinstance(t.type, BlockwiseFormat)
+            sizes = [size for size in BLOCK_SIZES if size < t.type.block_size and t.shape[-1] % size == 0]
+            type = replace(t.type, block_size=sizes[-1]) if sizes else float_type
+            t = replace(t, type=type, reason=reason)
         found.append(t)
     return found
+
+
+def _broken_rows(tensor: PlannedTensor) -> str:
+    """Why the rows are no whole blocks; empty if they are."""
+    if not isinstance(tensor.type, BlockwiseFormat) or tensor.shape[-1] % tensor.type.block_size == 0:
+        return ""
+    return (
+        f"rows of {tensor.shape[-1]} weights are no whole blocks of {tensor.type.block_size}, which ONNX Runtime wants "
+        "of embeddings and experts"
+    )
 
 
 def _weigh(

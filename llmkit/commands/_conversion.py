@@ -44,10 +44,10 @@ def _parse_type(text: str) -> object:
 
 
 def _parse_tensor_type(text: str) -> object:
-    from llmkit.convert.onnx.recipes import TYPE_NAMES
+    from llmkit.convert.onnx.recipes import is_onnx_type
     from llmkit.quantize.recipes import parse_tensor_type
 
-    if text.rpartition("=")[2].lower() in TYPE_NAMES:
+    if is_onnx_type(text.rpartition("=")[2]):
         return text  # of ONNX: the target tells whether it fits
     return parse_tensor_type(text)
 

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 import llmkit
-from llmkit.convert.onnx.recipes import OnnxOptions, find_onnx_recipe, parse_onnx_type
+from llmkit.convert.onnx.recipes import OnnxOptions, OnnxType, find_onnx_recipe, parse_onnx_type
 from llmkit.errors import LlmkitError, UnsupportedError
 from llmkit.formats.genai import read_genai_folder
 from llmkit.quantize.blockwise import BlockwiseFormat
@@ -117,10 +117,14 @@ def test_an_importance_matrix_moves_the_errors(smollm2_dithered: Path, tmp_path:
 def test_types_by_pattern(tmp_path: Path) -> None:
     checkpoint = TinyLlama().write(tmp_path / "m")
     plan = llmkit.convert(
-        checkpoint, "onnx-int4", output=tmp_path / "o", tensor_types=["attn_output=int8", "^output=float"], dry_run=True
+        checkpoint,
+        "onnx-int4",
+        output=tmp_path / "o",
+        tensor_types=["attn_output=int8/128z", "^output=float"],
+        dry_run=True,
     ).plan
     types = {t.name: t.type.name for t in plan.tensors}
-    assert types["blk.0.attn_output.weight"] == "INT8/32"
+    assert types["blk.0.attn_output.weight"] == "INT8/128Z"
     assert types["output.weight"] == "F32"
     assert types["blk.0.ffn_down.weight"] == "INT4/32"
     assert types["blk.0.attn_norm.weight"] == "F32"
@@ -155,7 +159,11 @@ def test_names() -> None:
         find_onnx_recipe("int5")
     with pytest.raises(UnsupportedError, match="known: onnx-fp32"):
         find_onnx_recipe("int3")
-    assert parse_onnx_type("attn_v=INT8")[1] == "int8"
+    assert parse_onnx_type("attn_v=INT8")[1] == OnnxType("int8")
+    assert parse_onnx_type("a=b=int4/64z")[1] == OnnxType("int4", 64, symmetric=False)
+    for wrong in ("float/32", "int8/", "int4/33", "int4z"):
+        with pytest.raises(UnsupportedError):
+            parse_onnx_type(f"x={wrong}")
     assert OnnxOptions().block_size is None
 
 
@@ -174,3 +182,15 @@ def test_the_same_bytes_by_any_number_of_threads(tmp_path: Path) -> None:
         llmkit.convert(checkpoint, "onnx-int4", output=tmp_path / name, threads=threads, memory=memory)
     for file in ("model.onnx", "model.onnx.data"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_an_embedding_whose_rows_are_no_whole_blocks(tmp_path: Path) -> None:
+    checkpoint = TinyLlama(n_embd=192, n_heads=3, n_kv_heads=3, tied=True, dtype="F32").write(tmp_path / "m")
+    exact = logits(llmkit.convert(checkpoint, "onnx-fp32", output=tmp_path / "a").path)
+    result = llmkit.convert(checkpoint, "onnx-int8", output=tmp_path / "b", block_size=128, accuracy_level=1)
+    types = {t.name: t.type.name for t in result.plan.tensors}
+    assert types["token_embd.weight"] == "INT8/64"
+    assert types["blk.0.attn_qkv.weight"] == "INT8/128"  # the operator of matrices fills up the last block
+    (fallback,) = result.plan.fallbacks
+    assert "rows of 192 weights are no whole blocks of 128" in fallback.reason
+    assert np.abs(logits(result.path) - exact).max() < 0.02 * np.ptp(exact)
