@@ -10,6 +10,7 @@ import pytest
 
 import llmkit
 from llmkit.cli import run
+from llmkit.formats.onnxmodel import read_onnx
 from llmkit.inspection import inspect_path
 from llmkit.models import resolve
 from tests.tinymodels import TinyLlama
@@ -29,6 +30,7 @@ def test_an_onnx_folder(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> No
     assert shapes["blk.0.attn_norm.weight"] == ("FLOAT", (256,))
     n_weights = sum(int(np.prod(shape)) for shape in TinyLlama(tied=True).shapes().values())
     assert found.n_params == n_weights + 2 * 512 * 32  # and the rotary tables
+    assert read_onnx(folder / "model.onnx").n_weights == found.n_params
     assert sum(t.nbytes for t in found.tensors) <= (folder / "model.onnx.data").stat().st_size
     assert run(["inspect", str(folder)]) == 0
     assert "folder for ONNX Runtime GenAI" in capfd.readouterr().out

@@ -76,6 +76,14 @@ class OnnxModel:
     blocks: tuple[Blocks, ...]
 
     @property
+    def n_weights(self) -> int:
+        """Numbers of the model, those of quantised matrices too; what two nodes share counts once."""
+        parts = {name for b in self.blocks for name in (b.codes, b.scales, b.zero_points) if name}
+        count = sum(prod(t.shape) for t in self.tensors.values() if t.location is not None and t.name not in parts)
+        codes = {(t.location, t.offset): (t, b) for b in self.blocks if (t := self.tensors.get(b.codes)) is not None}
+        return count + sum(8 * prod(t.shape) // max(1, b.bits) for t, b in codes.values())
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """The files that its weights lie in, besides itself."""
         names = dict.fromkeys(t.location for t in self.tensors.values() if t.location is not None)

@@ -67,7 +67,7 @@ def load(
         name=folder.path.resolve().name,
         engine=f"ONNX Runtime GenAI {engine.__version__}",
         architecture=folder.architecture,
-        n_params=0,
+        n_params=folder.model.n_weights,
         n_vocab=folder.n_vocab,
         n_context=n_context,
         n_threads=n_threads,
