@@ -124,7 +124,7 @@ def _require_finite_scales(packed: NDArray[np.uint8], target: Scheme | Blockwise
     if not finite:
         raise NonFiniteError(
             f"{origin(chunk.tensor, chunk.part)} holds values too large for {target.type.name}, whose weights or "
-            "scales are 16-bit floats; float32 holds every value"
+            "scales are 16-bit floats; gguf-f32 and onnx-fp32 hold every value"
         )
 
 
