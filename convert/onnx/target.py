@@ -50,6 +50,7 @@ def plan_onnx(
     weights = gather_weights(hparams, source.matched)
     planned = [_planned(weight, recipe, options) for weight in weights.values()]
     planned = _with_whole_blocks(planned, float_type_of(recipe, options))
+    notes += _unused_patterns(options, weights)
     if importance is not None:
         planned = _weigh(planned, weights, importance, notes)
         planned, n_balanced = balance(planned, source.structure, hparams)
@@ -88,6 +89,16 @@ def default_output(name: str, recipe: OnnxRecipe) -> Path:
 def _planned(weight: Weight, recipe: OnnxRecipe, options: OnnxOptions) -> PlannedTensor:
     type = type_of(weight.name, weight.shape, recipe, options)
     return PlannedTensor(weight.name, weight.shape, type, weight.parts, 0, 0, wanted=type, map=weight.map)
+
+
+def _unused_patterns(options: OnnxOptions, weights: Mapping[str, Weight]) -> list[str]:
+    """A note for each pattern that fits no tensor: some are one matrix here that are several in a GGUF file."""
+    return [
+        f"no tensor's name has {pattern.pattern!r} in it; --dry-run shows the names (attn_q, attn_k and attn_v are one "
+        "matrix, attn_qkv)"
+        for pattern, _ in options.tensor_types
+        if not any(pattern.search(name) for name in weights)
+    ]
 
 
 def _with_whole_blocks(tensors: Sequence[PlannedTensor], float_type: TensorType) -> list[PlannedTensor]:

@@ -120,9 +120,11 @@ def test_types_by_pattern(tmp_path: Path) -> None:
         checkpoint,
         "onnx-int4",
         output=tmp_path / "o",
-        tensor_types=["attn_output=int8/128z", "^output=float"],
+        tensor_types=["attn_output=int8/128z", "^output=float", "attn_v=int8"],
         dry_run=True,
     ).plan
+    (note,) = plan.notes
+    assert "no tensor's name has 'attn_v' in it" in note
     types = {t.name: t.type.name for t in plan.tensors}
     assert types["blk.0.attn_output.weight"] == "INT8/128Z"
     assert types["output.weight"] == "F32"
