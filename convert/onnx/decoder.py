@@ -234,7 +234,12 @@ class Decoder:
         i64 = int(ir.DataType.INT64)
         counted = g.op("CumSum", mask, g.constant(1, np.int64), name="positions.counted")
         every = g.op("Sub", counted, g.constant(1, np.int64), name="positions.all")
-        length = g.op("Slice", g.op("Shape", ids, name="ids.shape"), *_slice(g, 1, 2), name="ids.length")
+        length = g.op(
+            "Slice",
+            g.op("Shape", ids, name="ids.shape"),
+            *(g.constant([i], np.int64) for i in (1, 2)),
+            name="ids.length",
+        )
         begin = g.op("Neg", length, name="positions.begin")
         end = g.constant([np.iinfo(np.int64).max], np.int64)
         new = g.op("Slice", every, begin, end, g.constant([1], np.int64), name="positions.new")
@@ -355,7 +360,3 @@ class Decoder:
             return x
         dtype = np.float16 if self._how.type is TensorType.F16 else np.float32
         return self._graph.op("Mul", x, self._graph.constant(scale, dtype), name=name)
-
-
-def _slice(graph: Graph, begin: int, end: int) -> tuple[Value, Value]:
-    return graph.constant([begin], np.int64), graph.constant([end], np.int64)

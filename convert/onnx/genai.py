@@ -10,7 +10,6 @@ from llmkit.convert.onnx.decoder import PAST, PRESENT
 from llmkit.convert.onnx.providers import Provider
 
 MODEL: Final = "model.onnx"
-CONFIG: Final = "genai_config.json"
 
 
 def genai_config(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from llmkit.convert.matching import MatchedTensor, expected_rules, match_tensors
 from llmkit.convert.onnx.weights import has_interleaved_heads, in_natural_order
 from llmkit.convert.packed import unpack
 from llmkit.convert.plan import PlannedFile, Stored
-from llmkit.convert.restore.plan import identify
+from llmkit.convert.restore.plan import document, identify
 from llmkit.convert.restore.tokenizer import special_ids, tokenizer_documents
 from llmkit.convert.weightfiles import member
 from llmkit.errors import UnsupportedError
@@ -120,12 +119,6 @@ def _structure(family: Family, path: Path) -> Structure:
     if family.structure is None:
         raise UnsupportedError(f"{path}: llmkit does not convert {family.architectures[0]} to ONNX yet")
     return family.structure
-
-
-def document(name: str, value: Any) -> PlannedFile:
-    """A file of JSON."""
-    data = (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
-    return PlannedFile(data, (), len(data), name)
 
 
 def _token_ids(checkpoint: Checkpoint, config: ConfigReader) -> dict[str, int | list[int]]:

@@ -10,15 +10,17 @@ from typing import Final
 from llmkit.convert.archs import HParams
 from llmkit.convert.onnx.balance import balance
 from llmkit.convert.onnx.decoder import ROTARY, SLIDING_ROTARY, Computation, Decoder
-from llmkit.convert.onnx.genai import CONFIG, MODEL, genai_config
+from llmkit.convert.onnx.genai import MODEL, genai_config
 from llmkit.convert.onnx.graph import Graph
 from llmkit.convert.onnx.providers import find_provider
 from llmkit.convert.onnx.recipes import OnnxOptions, OnnxRecipe, float_type_of, type_of
 from llmkit.convert.onnx.rotary import RotaryTable
-from llmkit.convert.onnx.sources import OnnxSource, document
+from llmkit.convert.onnx.sources import OnnxSource
 from llmkit.convert.onnx.weights import Weight, gather_weights
 from llmkit.convert.plan import ConversionPlan, PlannedFile, PlannedTensor, Stored
+from llmkit.convert.restore.plan import document
 from llmkit.convert.rotary import rotations
+from llmkit.formats.checkpointfiles import GENAI_CONFIG
 from llmkit.quantize.blockwise import BLOCK_SIZES, BlockwiseFormat
 from llmkit.quantize.imatrix import ImportanceMatrix
 from llmkit.quantize.schemes import WeightType, array_widths
@@ -74,7 +76,7 @@ def plan_onnx(
         files=(
             PlannedFile(model, (), len(model), MODEL),
             _data_file(tensors),
-            document(CONFIG, genai_config(_MODEL_TYPE, hparams, source.token_ids, provider)),
+            document(GENAI_CONFIG, genai_config(_MODEL_TYPE, hparams, source.token_ids, provider)),
             *source.tokenizer_files,
         ),
         notes=tuple(notes),

@@ -57,7 +57,7 @@ def plan_checkpoint(
         target="safetensors",
         architecture=family.model_type,
         label=type.name,
-        files=(*files, *(_document(name, value) for name, value in documents.items())),
+        files=(*files, *(document(name, value) for name, value in documents.items())),
         notes=(),
     )
     require_schemes(plan.tensors)
@@ -171,6 +171,7 @@ def _config(family: Family, hparams: HParams, source: GGUFSource, type: TensorTy
     }
 
 
-def _document(name: str, value: Any) -> PlannedFile:
+def document(name: str, value: Any) -> PlannedFile:
+    """A file of JSON."""
     data = (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
     return PlannedFile(data, (), len(data), name)

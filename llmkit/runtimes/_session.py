@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, Self
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from llmkit.errors import EngineError
 from llmkit.protocols import GenerationStats, Message, SamplingOptions, SessionInfo
+from llmkit.runtimes._choose import TokenChooser
 from llmkit.runtimes._options import checked
 from llmkit.runtimes._stream import TextStream
 from llmkit.runtimes.requests import check_fits, check_messages, check_prompt
@@ -292,6 +293,38 @@ class DecoderSession(ABC):
             "shorten it, or load the model with a larger context (--context, n_context; it was trained for "
             f"{self._info.extra['trained_context']})",
         )
+
+
+class LogitsContext(Context, Protocol):
+    """A context that hands its logits over."""
+
+    @property
+    def is_open(self) -> bool: ...
+
+    def close(self) -> None: ...
+
+    def latest(self) -> NDArray[np.float32]:
+        """Logits after the last token, float32 [n_vocab]."""
+        ...
+
+
+class LogitsSession(DecoderSession):
+    """A session of an engine whose logits are handed over: the next token is chosen here."""
+
+    _context: LogitsContext
+
+    @contextmanager
+    def _choosing(self, options: SamplingOptions, history: Sequence[int]) -> Iterator[Callable[[], int]]:
+        context = self._context
+        chooser = TokenChooser(options, n_context=context.n_context, history=history)
+        yield lambda: chooser.choose(context.latest())
+
+    def _check_open(self) -> None:
+        if not self._context.is_open:
+            raise EngineError("this session is closed")
+
+    def _release_engine(self) -> None:
+        self._context.close()
 
 
 class _KnownText:

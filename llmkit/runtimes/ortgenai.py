@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 from llmkit.errors import DependencyError, EngineError
 from llmkit.formats.chattemplates import read_chat_templates
 from llmkit.formats.genai import GenaiFolder, read_genai_folder
-from llmkit.protocols import SamplingOptions, SessionInfo
-from llmkit.runtimes._choose import TokenChooser
+from llmkit.protocols import SessionInfo
 from llmkit.runtimes._hf_vocabulary import HfVocabulary
 from llmkit.runtimes._machine import default_threads
 from llmkit.runtimes._prefix import common_prefix
-from llmkit.runtimes._session import DecoderSession
+from llmkit.runtimes._session import LogitsSession
 
 DEFAULT_CONTEXT: Final = 4096
 DEVICES: Final = ("auto", "cpu", "cuda")
@@ -82,7 +81,7 @@ def load(
     return OrtSession(vocabulary, context, info, templates=templates, template=template)
 
 
-class OrtSession(DecoderSession):
+class OrtSession(LogitsSession):
     """A model on ONNX Runtime GenAI; implements `llmkit.protocols.Session`. `load` makes one."""
 
     def hidden_states(self, ids: Sequence[int]) -> NDArray[np.float32]:
@@ -92,24 +91,6 @@ class OrtSession(DecoderSession):
     def embed(self, text: str | Sequence[int], *, normalize: bool = True) -> NDArray[np.float32]:
         """The graph has no such output: raises EngineError."""
         return self.hidden_states(())
-
-    @contextmanager
-    def _choosing(self, options: SamplingOptions, history: Sequence[int]) -> Iterator[Callable[[], int]]:
-        context = self._ort_context
-        chooser = TokenChooser(options, n_context=context.n_context, history=history)
-        yield lambda: chooser.choose(context.latest())
-
-    @property
-    def _ort_context(self) -> _Context:
-        assert isinstance(self._context, _Context)
-        return self._context
-
-    def _check_open(self) -> None:
-        if not self._ort_context.is_open:
-            raise EngineError("this session is closed")
-
-    def _release_engine(self) -> None:
-        self._ort_context.close()
 
 
 class _Context:

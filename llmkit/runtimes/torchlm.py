@@ -6,8 +6,7 @@ Code that comes with a checkpoint is never run, and weights are read from SafeTe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,12 +17,11 @@ from llmkit.errors import DependencyError, EngineError, UnsupportedError
 from llmkit.formats.chattemplates import read_chat_templates
 from llmkit.formats.checkpointfiles import CONFIG
 from llmkit.formats.strictjson import read_json_object
-from llmkit.protocols import SamplingOptions, SessionInfo
-from llmkit.runtimes._choose import TokenChooser
+from llmkit.protocols import SessionInfo
 from llmkit.runtimes._hf_vocabulary import HfVocabulary
 from llmkit.runtimes._machine import default_threads
 from llmkit.runtimes._prefix import common_prefix
-from llmkit.runtimes._session import DecoderSession
+from llmkit.runtimes._session import LogitsSession
 
 DEFAULT_CONTEXT: Final = 4096
 DTYPES: Final = ("float32", "bfloat16", "float16")
@@ -91,36 +89,19 @@ def load(
     return TorchSession(vocabulary, context, info, templates=templates, template=template)
 
 
-class TorchSession(DecoderSession):
+class TorchSession(LogitsSession):
     """A checkpoint in transformers; implements `llmkit.protocols.Session`. `load` makes one."""
 
     def hidden_states(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """The states after the last layer (and its norm) for every token, float32 [n_tokens, n_embd]."""
         self._check_open()
         self._begin(ids)
-        return self._torch_context.hidden_states(ids)
+        assert isinstance(self._context, _Context)
+        return self._context.hidden_states(ids)
 
     def embed(self, text: str | Sequence[int], *, normalize: bool = True) -> NDArray[np.float32]:
         """Decoders have no pooling of their own here: raises EngineError."""
         raise EngineError(f"{self._info.extra['path']} is a decoder: for embeddings convert an embedding model to GGUF")
-
-    @contextmanager
-    def _choosing(self, options: SamplingOptions, history: Sequence[int]) -> Iterator[Callable[[], int]]:
-        context = self._torch_context
-        chooser = TokenChooser(options, n_context=context.n_context, history=history)
-        yield lambda: chooser.choose(context.latest)
-
-    @property
-    def _torch_context(self) -> _Context:
-        assert isinstance(self._context, _Context)
-        return self._context
-
-    def _check_open(self) -> None:
-        if not self._torch_context.is_open:
-            raise EngineError("this session is closed")
-
-    def _release_engine(self) -> None:
-        self._torch_context.close()
 
 
 class _Context:
@@ -133,7 +114,7 @@ class _Context:
         self._cache: Any = None
         self.n_context = n_context
         self.cached: list[int] = []
-        self.latest: NDArray[np.float32] = np.empty(0, np.float32)
+        self._latest: NDArray[np.float32] = np.empty(0, np.float32)
 
     @property
     def is_open(self) -> bool:
@@ -141,6 +122,9 @@ class _Context:
 
     def close(self) -> None:
         self._model = self._cache = None
+
+    def latest(self) -> NDArray[np.float32]:
+        return self._latest
 
     def keep_prefix(self, ids: Sequence[int]) -> int:
         """States of a recurrence or of a sliding window cannot be cut: then nothing is kept."""
@@ -188,7 +172,7 @@ class _Context:
             found = self._model(self._tensor(ids), past_key_values=self._cache, use_cache=True)
         self._cache = found.past_key_values
         rows: NDArray[np.float32] = found.logits[0].float().cpu().numpy()
-        self.latest = rows[-1]
+        self._latest = rows[-1]
         self.cached += ids
         return rows
 
