@@ -186,6 +186,7 @@ FAMILY = Family(
     structure=Structure(
         norm_before_mlp="post_attention_norm",
         activation="swiglu_oss",
+        gate_alpha=_ALPHA,
         gate_limit=_LIMIT,
         slides=lambda h, i: i % 2 == 0,
         complete=lambda config, h: replace(h, rope=_rope(config)),  # llama.cpp truncates YaRN's ramp

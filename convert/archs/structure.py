@@ -25,8 +25,8 @@ class Structure:
     """Where decoders differ beyond their tensors and hyper-parameters.
 
     The norms are roles of tensors, None where there is none. `activation` is that of the MLP: "silu", "gelu_tanh", or
-    "swiglu_oss", GPT-OSS's, whose gates and factors are at most `gate_limit`. `normalizes_experts` tells whether the
-    weights of the chosen experts add up to 1.
+    "swiglu_oss", GPT-OSS's, with `gate_alpha` in its sigmoid and gates and factors of at most `gate_limit`.
+    `normalizes_experts` tells whether the weights of the chosen experts add up to 1.
     `attention_scale` multiplies the products of queries and keys, `embedding_scale` the embeddings, `logit_scale` the
     logits; None: nothing does. `slides` tells which blocks have a sliding window where the hyper-parameters do not list
     them, `rotates` which have rotary embedding. `complete` adds to the hyper-parameters what config.json says and
@@ -38,6 +38,7 @@ class Structure:
     norm_before_mlp: str | None = "ffn_norm"
     norm_after_mlp: str | None = None
     activation: str = "silu"
+    gate_alpha: float = 1.0
     gate_limit: float | None = None
     normalizes_experts: bool = True
     attention_scale: Callable[[HParams], float] = usual_attention_scale

@@ -24,7 +24,6 @@ PAST: Final = "past_key_values.{}.{}"
 PRESENT: Final = "present.{}.{}"
 ROTARY: Final = "rotary"
 SLIDING_ROTARY: Final = "rotary.sliding"
-OSS_ALPHA: Final = 1.702
 _KINDS: Final = ("key", "value")
 
 
@@ -280,7 +279,7 @@ class Decoder:
             "k": experts.n_used,
             "normalize_routing_weights": int(structure.normalizes_experts),
             "activation_type": "swiglu",  # gate * sigmoid(alpha * gate) * (up + beta)
-            "activation_alpha": OSS_ALPHA if is_oss else 1.0,
+            "activation_alpha": structure.gate_alpha,
             "activation_beta": 1.0 if is_oss else 0.0,
             "swiglu_fusion": 1,  # gates and what they multiply in turns
             **({} if structure.gate_limit is None else {"swiglu_limit": structure.gate_limit}),
