@@ -109,7 +109,10 @@ def _encode(chunk: Chunk, stored: NDArray[np.uint8], buffers: Buffers, allow_non
     target = scheme(tensor.type)
     row_bytes = target.row_bytes(columns)
     packed = buffers.get("packed", chunk.n_rows * row_bytes).reshape(chunk.n_rows, row_bytes)
-    target.encode(values, packed, chunk.importance)
+    if tensor.feedback is not None and isinstance(target, BlockwiseScheme):
+        target.encode(values, packed, chunk.importance, tensor.feedback.carry())
+    else:
+        target.encode(values, packed, chunk.importance)
     if not allow_nonfinite:
         _require_finite_scales(packed, target, chunk)
     return packed

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from llmkit.convert.packed.base import PackedTensor
 from llmkit.convert.transforms import Axis, Map, Matrix, View
+from llmkit.quantize.feedback import Feedback
 from llmkit.quantize.schemes import WeightType, array_widths
 from llmkit.types import BLOCK_LAYOUTS, TensorInfo, TensorType
 
@@ -86,7 +87,8 @@ class PlannedTensor:
     values, and `scaling` then multiplies them. `wanted` differs from `type` where the recipe had to fall back, for the
     stated `reason`. `offset` counts from the start of the file; of a type that stores several arrays, `other_offsets`
     are those of all but the first. `importance`, float32 [experts, columns], weighs the squared error of each column
-    when the tensor is encoded, one row for each matrix of shape[-2:].
+    when the tensor is encoded, one row for each matrix of shape[-2:]. `feedback` rounds the weights of a row so that
+    later ones make good the errors of earlier ones; only for blockwise types of 4 bits.
     """
 
     name: str
@@ -101,6 +103,7 @@ class PlannedTensor:
     other_offsets: tuple[int, ...] = ()
     scaling: Scaling | None = field(default=None, repr=False, compare=False)
     importance: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    feedback: Feedback | None = field(default=None, repr=False, compare=False)
 
     @property
     def n_elements(self) -> int:

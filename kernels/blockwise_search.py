@@ -4,6 +4,9 @@ For a choice of codes the scale that gives the smallest weighted squared error f
 with it: the sum of m w^2 less (sum of m w q)^2 / (sum of m q^2), for q = code - zero point. So a candidate, a scale to
 round by and a zero point, takes one pass over the block, and sixteen are tried side by side. Nothing checks bounds: see
 llmkit.quantize.blockwise.
+
+What rounding a weight leaves can be handed on to the weights after it in the row, where activations go together: see
+llmkit.quantize.feedback.
 """
 
 from __future__ import annotations
@@ -118,7 +121,44 @@ def _search(
     return best_scale, best_zero
 
 
-@kernel(FLOATS_IN, FLOATS_IN, types.int64, types.int64, types.boolean, types.boolean, BYTES_OUT, FLOATS_OUT, BYTES_OUT)
+@helper
+def _round_in_turn(
+    values: Any, first: Any, length: Any, scale: Any, inverse: Any, zero_point: Any, carry: Any, width: Any, codes: Any
+) -> None:
+    """Round weight after weight of a block, each handing its error on as `carry` says; see `search_blocks`."""
+    shifted = zero_point + _MAGIC
+    columns = values.size
+    for i in range(length):
+        at = first + i
+        rounded = values[at] * inverse + shifted
+        if not rounded > _MAGIC:
+            rounded = _MAGIC
+        elif rounded > _MAGIC + np.float32(_TOP):
+            rounded = _MAGIC + np.float32(_TOP)
+        codes[i] = np.uint8(rounded - _MAGIC)
+        error = values[at] - (rounded - shifted) * scale
+        if not abs(error) < np.float32(np.inf):
+            continue
+        following = (at // width + 1) * width
+        shares = carry[at * width + at % width + 1 : at * width + width]
+        rest = values[at + 1 : min(following, columns)]
+        for j in range(rest.size):
+            rest[j] -= error * shares[j]
+
+
+@kernel(
+    FLOATS_IN,
+    FLOATS_IN,
+    types.int64,
+    types.int64,
+    types.boolean,
+    types.boolean,
+    FLOATS_IN,
+    types.int64,
+    BYTES_OUT,
+    FLOATS_OUT,
+    BYTES_OUT,
+)
 def search_blocks(
     weights: NDArray[np.float32],
     importance: NDArray[np.float32],
@@ -126,6 +166,8 @@ def search_blocks(
     block_size: int,
     symmetric: bool,
     half_scales: bool,
+    carry: NDArray[np.float32],
+    width: int,
     packed: NDArray[np.uint8],
     scales: NDArray[np.float32],
     zero_points: NDArray[np.uint8],
@@ -134,12 +176,16 @@ def search_blocks(
 
     Without any, sqrt(s + w^2) does, for the mean s of the row's w^2: large weights matter more than others.
 
+    carry: [columns filled up, width] of matrices of width x width: what share of the error of its row's column is taken
+        off each later one of the same `width` columns, before that is rounded and its block's scale searched for; empty
+        for rounding each weight for itself.
     packed, scales, zero_points: as in llmkit.kernels.blockwise.encode_blocks; the codes that fill up the last block
-    stand for zero.
+        stand for zero.
     """
     n_blocks = (columns + block_size - 1) // block_size
     zero_bytes = (n_blocks + 1) // 2
     block, counts = np.zeros(block_size, np.float32), np.zeros(block_size, np.float32)
+    values = np.empty(columns, np.float32)
     scratch = np.empty(LANES, np.float32)
     tables = (np.empty(2 * LANES, np.float32), np.empty(2 * LANES, np.float32))
     for i in range(2 * LANES):
@@ -148,17 +194,19 @@ def search_blocks(
     codes = np.empty(block_size, np.uint8)
     for row in range(weights.size // columns):
         mean = np.float32(0)
+        for i in range(columns):
+            values[i] = weights[row * columns + i]
         if importance.size == 0:
             squares = 0.0
             for i in range(columns):
-                squares += np.float64(weights[row * columns + i]) ** 2
+                squares += np.float64(values[i]) ** 2
             mean = np.float32(squares / columns)
         for b in range(n_blocks):
             first = b * block_size
             length = min(block_size, columns - first)
             minimum, maximum = _ZERO, _ZERO
             for i in range(length):
-                w = weights[row * columns + first + i]
+                w = values[first + i]
                 block[i] = w
                 counts[i] = importance[first + i] if importance.size else np.sqrt(mean + w * w)
                 minimum = min(minimum, w)
@@ -166,12 +214,16 @@ def search_blocks(
             for i in range(length, block_size):
                 block[i] = _ZERO
             scale, zero_point = _search(block, counts, length, minimum, maximum, symmetric, tables, scratch)
+            if not abs(scale) < np.float32(np.inf):
+                scale = _ZERO
             if half_scales:
                 scale = first_float(f16_values(f16_bits(splat(scale))))
             inverse = np.float32(1) / scale if scale != _ZERO else _ZERO
             factor, shifted = splat(inverse), splat(zero_point + _MAGIC)
             for i in range(0, block_size, LANES):
                 store_u8(codes, i, bits_of(_rounded(load(block, i), factor, shifted)) - splat_int(_MAGIC_BITS))
+            if carry.size:
+                _round_in_turn(values, first, length, scale, inverse, zero_point, carry, width, codes)
             at = (row * n_blocks + b) * block_size // 2
             for i in range(block_size // 2):
                 packed[at + i] = codes[2 * i] | codes[2 * i + 1] << 4

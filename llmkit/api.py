@@ -48,6 +48,7 @@ def convert(
     tokenizer_pre: str | None = None,
     lora: Sequence[str] = (),
     base: str | os.PathLike[str] | None = None,
+    recipe: str | None = None,
     block_size: int | None = None,
     symmetric: bool | None = None,
     accuracy_level: int | None = None,
@@ -79,8 +80,8 @@ def convert(
     lora: folders of LoRA adapters, as PEFT saves them, that are added to the weights; `PATH:SCALE` for a part of one.
     base: of an adapter that is converted (`to` is gguf-lora), the model it is for, if not the one it names.
 
-    block_size, symmetric, accuracy_level, provider: of ONNX, see `llmkit.convert.onnx.recipes.OnnxOptions`; types for
-        `tensor_types` are int4, int8 and float then.
+    recipe, block_size, symmetric, accuracy_level, provider: of ONNX, see `llmkit.convert.onnx.recipes.OnnxOptions`,
+        where the recipe is the mixture; types for `tensor_types` are int4, int8 and float then.
 
     Raises a subclass of LlmkitError; nothing lies at the output's final name then.
     """
@@ -93,32 +94,35 @@ def convert(
     from llmkit.runtimes.tokenizing import LlamaCppJudge
 
     started = time.monotonic()
-    recipe = parse_target(to)
+    target = parse_target(to)
     how = execution(dry_run, overwrite, threads, memory, allow_nonfinite, verify, progress)
-    if isinstance(recipe, OnnxRecipe):
+    if isinstance(target, OnnxRecipe):
         if pure or output_type or token_embedding_type or not fallback or split_size or tokenizer_pre or base:
             raise UnsupportedError(
-                f"{to} takes block_size, symmetric, accuracy_level, tensor_types, imatrix and lora, but no other "
-                "options for quantisation, tokenizers or files"
+                f"{to} takes recipe, block_size, symmetric, accuracy_level, tensor_types, imatrix and lora, but no "
+                "other options for quantisation, tokenizers or files"
             )
         wanted = OnnxOptions(
+            mixture=recipe,
             block_size=block_size,
             symmetric=symmetric,
             accuracy_level=accuracy_level,
             tensor_types=tuple(parse_onnx_type(text) for text in tensor_types),
             provider=provider or "cpu",
         )
-        return _convert_onnx(model, recipe, wanted, imatrix, lora, output, how, started)
-    if any(option is not None for option in (block_size, symmetric, accuracy_level, provider)):
-        raise UnsupportedError(f"{to} takes no block_size, symmetric, accuracy_level or provider: these are for ONNX")
+        return _convert_onnx(model, target, wanted, imatrix, lora, output, how, started)
+    if any(option is not None for option in (recipe, block_size, symmetric, accuracy_level, provider)):
+        raise UnsupportedError(
+            f"{to} takes no recipe, block_size, symmetric, accuracy_level or provider: these are for ONNX"
+        )
     options = type_options(pure, tensor_types, output_type, token_embedding_type, fallback)
-    if isinstance(recipe, CheckpointTarget | AdapterTarget):
+    if isinstance(target, CheckpointTarget | AdapterTarget):
         if options != TypeOptions() or imatrix is not None or tokenizer_pre is not None or lora:
             raise UnsupportedError(f"{to} takes no options for quantisation, tokenizers or adapters")
-        if isinstance(recipe, AdapterTarget):
+        if isinstance(target, AdapterTarget):
             folder = model.path if isinstance(model, ResolvedModel) else model
             return _convert_adapter(os.fspath(folder), base, output, how, started)
-        return _restore(model, recipe, output, split_size, how, started)
+        return _restore(model, target, output, split_size, how, started)
     if base is not None:
         raise UnsupportedError("base belongs to gguf-lora; adapters are merged with lora")
     importance, part_bytes = importance_from(imatrix), None if split_size is None else parse_bytes(split_size)
@@ -126,11 +130,11 @@ def convert(
     resolved = (
         model if isinstance(model, ResolvedModel) else resolve(os.fspath(model), want="checkpoint", progress=progress)
     )
-    path = output_path(output, default_output(resolved.name, recipe))
+    path = output_path(output, default_output(resolved.name, target))
     checkpoint = open_checkpoint(resolved.path)
     plan = plan_gguf(
         checkpoint,
-        recipe,
+        target,
         options=options,
         importance=importance,
         split_size=part_bytes,

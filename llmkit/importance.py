@@ -72,6 +72,7 @@ def compute_importance(
     chunk_size: int = DEFAULT_CHUNK,
     threads: int | None = None,
     process_output: bool = False,
+    products: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ImportanceResult:
@@ -85,6 +86,8 @@ def compute_importance(
     threads: by default one per physical core that this process may use.
     process_output: include the output matrix, output.weight or, where it is tied to the embedding, token_embd.weight;
         llama-imatrix leaves out the latter.
+    products: also note how the activations of so many neighbouring columns go together, with which a conversion to
+        4-bit ONNX makes good what rounding changes; the more, the better and the larger. llama-quantize ignores it.
 
     Raises a subclass of LlmkitError; nothing lies at the output's name then.
     """
@@ -114,10 +117,11 @@ def compute_importance(
             max_chunks=chunks,
             n_threads=threads,
             process_output=process_output,
+            products=products,
         )
         tensors = _weight_matrices(gguf)
     file = ImatrixFile(path, (os.fspath(text),), found.n_chunks, chunk_size, found.entries)
-    write_imatrix(path, file, overwrite=overwrite)
+    write_imatrix(path, file, found.products, overwrite=overwrite)
     partial = {}
     for name, entry in found.entries.items():
         if without := int((entry.counts == 0).sum()):

@@ -20,6 +20,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from llmkit.quantize.feedback import Carry, covers
+
 BITS: Final = (4, 8)
 BLOCK_SIZES: Final = (16, 32, 64, 128, 256)
 
@@ -30,6 +32,7 @@ ZeroPoints = NDArray[np.uint8]
 
 _LEAST_IMPORTANCE: Final = 1e-5  # of the mean
 _NO_IMPORTANCE: Final = np.empty(0, np.float32)
+_NO_FEEDBACK: Final = np.empty((0, 1, 1), np.float32)
 _NO_ZERO_POINTS: Final = np.empty(0, np.uint8)
 
 
@@ -117,11 +120,13 @@ class BlockwiseFormat:
         zero_points: ZeroPoints | None = None,
         *,
         importance: NDArray[np.float32] | None = None,
+        carry: Carry | None = None,
     ) -> None:
         """`encode` with the scale and zero point of each block that come nearest to its weights; 4 bits only.
 
         importance: float32 [K], the weight of each column's squared error, none of them negative; by default large
         weights count more than small ones (see the kernel). A block that holds NaN or infinity becomes zeros.
+        carry: how the error of a weight is made good by later ones of its row; see `llmkit.quantize.feedback`.
 
         Raises ValueError as `encode` does.
         """
@@ -133,6 +138,10 @@ class BlockwiseFormat:
         if not rows.size:
             return
         found = np.empty(scales.shape, np.float32)
+        if carry is None:
+            carry = _NO_FEEDBACK
+        elif not covers(carry, rows.shape[1]):
+            raise ValueError(f"{self}: feedback of {carry.dtype} {carry.shape} is not for {rows.shape[1]} columns")
         search_blocks(
             rows.reshape(-1),
             _weights_of_errors(importance, rows.shape[1]),
@@ -140,6 +149,8 @@ class BlockwiseFormat:
             self.block_size,
             self.symmetric,
             scales.dtype == np.float16,
+            carry.reshape(-1),
+            carry.shape[-1],
             codes.reshape(-1),
             found.reshape(-1),
             _flat(zero_points),

@@ -7,8 +7,8 @@ tokens that the matrix, or the expert, has seen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Final
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.errors import FormatError
+from llmkit.quantize.feedback import Feedback, Products
 
 # llama-quantize leaves these out when the length does not fit and refuses any other tensor
 # (llama-quant.cpp, tensor_name_match_token_embd): an embedding is looked up, not multiplied.
@@ -76,6 +77,7 @@ class ImportanceMatrix:
     entries: by tensor name, float32 [experts, columns], finite and not negative. A file may give all experts as one
         row; `of` brings an entry into the tensor's own form.
     without_data: entries with experts that saw no token, and which; their importance is 1 throughout.
+    products: by tensor name, what reads the mean products of the activations of columns, float32 [runs, width, width].
     """
 
     path: Path
@@ -84,6 +86,7 @@ class ImportanceMatrix:
     chunk_size: int
     entries: Mapping[str, NDArray[np.float32]]
     without_data: Mapping[str, tuple[int, ...]]
+    products: Mapping[str, Callable[[], Products]] = field(default_factory=dict)
 
     def of(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
         """The importance for tensor `name` of `shape` (slowest dimension first), float32 [experts, columns].
@@ -108,8 +111,16 @@ class ImportanceMatrix:
             )
         return entry.reshape(experts, columns)
 
-    def coverage(self, tensors: Sequence[tuple[str, tuple[int, ...]]]) -> Coverage:
+    def feedback(self, name: str, shape: tuple[int, ...]) -> Feedback | None:
+        """How tensor `name` of `shape` may be rounded with feedback; None if nothing is known about products."""
+        if name not in self.products or self.of(name, shape) is None:
+            return None
+        return Feedback(self.products[name], self.path, name)
+
+    def coverage(self, tensors: Sequence[tuple[str, tuple[int, ...]]], others: Collection[str] = ()) -> Coverage:
         """How this fits `tensors`, the (name, shape slowest first) of those that are to be quantised.
+
+        others: names of what has the same entries as one of them, and so is no unused one.
 
         Raises FormatError if a length is wrong, or if not one entry is among them.
         """
@@ -130,4 +141,5 @@ class ImportanceMatrix:
                 f"{len(tensors):,} tensors to be quantised ({_listed([name for name, _ in tensors[:3]])}, ...): this "
                 "importance matrix is another model's; compute one from this model (llmkit imatrix)",
             )
+        used.update(others)
         return Coverage(tuple(missing), partial, tuple(name for name in self.entries if name not in used))

@@ -61,7 +61,8 @@ def _scales(tensor: PlannedTensor) -> Vector | None:
 
 def _after_norm(found: dict[str, PlannedTensor], norm: str, names: Sequence[str]) -> int:
     matrices = [found[name] for name in names if name in found]
-    if not matrices or norm not in found or (scales := _scales(matrices[0])) is None:
+    scales = next((s for s in map(_scales, matrices) if s is not None), None)
+    if norm not in found or scales is None:
         return 0
     for matrix in matrices:
         found[matrix.name] = _with_columns(matrix, scales)
@@ -86,9 +87,9 @@ def _after_up(found: dict[str, PlannedTensor], prefix: str) -> int:
 def _with_columns(tensor: PlannedTensor, scales: Vector) -> PlannedTensor:
     """With the columns multiplied, whose errors then count for less."""
     scaled = _scaled(tensor, columns=scales)
-    if scaled.importance is None:
-        return scaled
-    return replace(scaled, importance=(scaled.importance / scales**2).astype(np.float32))
+    if scaled.importance is not None:
+        scaled = replace(scaled, importance=(scaled.importance / scales**2).astype(np.float32))
+    return scaled if scaled.feedback is None else replace(scaled, feedback=scaled.feedback.scaled(scales))
 
 
 def _scaled(tensor: PlannedTensor, *, rows: Vector | None = None, columns: Vector | None = None) -> PlannedTensor:

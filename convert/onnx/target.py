@@ -47,9 +47,13 @@ def plan_onnx(
     """
     from llmkit import __version__
 
-    options = options or OnnxOptions()
     hparams, notes = source.hparams, list(source.notes)
-    weights = gather_weights(hparams, source.matched)
+    options = (options or OnnxOptions()).mixed(recipe, hparams.n_layers)
+
+    def have_one_type(weights: Sequence[Weight]) -> bool:
+        return len({type_of(weight.names, weight.shape, recipe, options) for weight in weights}) == 1
+
+    weights = gather_weights(hparams, source.matched, have_one_type)
     planned = [_planned(weight, recipe, options) for weight in weights.values()]
     planned = _with_whole_blocks(planned, float_type_of(recipe, options))
     notes += _unused_patterns(options, weights)
@@ -89,17 +93,17 @@ def default_output(name: str, recipe: OnnxRecipe) -> Path:
 
 
 def _planned(weight: Weight, recipe: OnnxRecipe, options: OnnxOptions) -> PlannedTensor:
-    type = type_of(weight.name, weight.shape, recipe, options)
+    type = type_of(weight.names, weight.shape, recipe, options)
     return PlannedTensor(weight.name, weight.shape, type, weight.parts, 0, 0, wanted=type, map=weight.map)
 
 
 def _unused_patterns(options: OnnxOptions, weights: Mapping[str, Weight]) -> list[str]:
-    """A note for each pattern that fits no tensor: some are one matrix here that are several in a GGUF file."""
+    """A note for each pattern that fits no tensor."""
+    names = {name for weight in weights.values() for name in weight.names}
     return [
-        f"no tensor's name has {pattern.pattern!r} in it; --dry-run shows the names (attn_q, attn_k and attn_v are one "
-        "matrix, attn_qkv)"
+        f"no tensor's name has {pattern.pattern!r} in it; --dry-run shows the names"
         for pattern, _ in options.tensor_types
-        if not any(pattern.search(name) for name in weights)
+        if not any(map(pattern.search, names))
     ]
 
 
@@ -144,8 +148,22 @@ def _weigh(
     """
     names = {t.name: _name_in(importance, weights, t.name) for t in tensors if _is_searched(t.type)}
     shapes = {t.name: t.shape for t in tensors}
-    notes += importance.coverage([(names[name], shapes[name]) for name in names]).notes()
-    return [replace(t, importance=importance.of(names[t.name], t.shape)) if t.name in names else t for t in tensors]
+    others = {member for name in names for member in weights[name].members}
+    notes += importance.coverage([(names[name], shapes[name]) for name in names], others).notes()
+    weighed = [
+        replace(
+            t,
+            importance=importance.of(names[t.name], t.shape),
+            feedback=importance.feedback(names[t.name], t.shape) if len(t.shape) == 2 else None,
+        )
+        if t.name in names
+        else t
+        for t in tensors
+    ]
+    n_fed_back = sum(t.feedback is not None for t in weighed)
+    if n_fed_back:
+        notes.append(f"{n_fed_back} matrices are rounded with feedback by products of activations")
+    return weighed
 
 
 def _is_searched(type: WeightType) -> bool:
@@ -156,7 +174,7 @@ def _name_in(importance: ImportanceMatrix, weights: Mapping[str, Weight], name: 
     """The name under which importance is noted: an embedding that is the output matrix, too, counts as that."""
     if name == "token_embd.weight" and "output.weight" not in weights and name not in importance.entries:
         return "output.weight"
-    return weights[name].first
+    return weights[name].members[0]
 
 
 def _rotary(h: HParams, type: TensorType) -> list[PlannedTensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -19,48 +19,54 @@ Part = Stored | Computed
 class Weight:
     """One tensor of the graph: its values as in a `PlannedTensor`, without a place and a type.
 
-    `first` is the name of the tensor of the family that it is, or of the first of several: all of them multiply the
-    same activations, so an importance matrix has the same for each.
+    `members` are the names of the tensors of the family that it is made of. All of them multiply the same activations,
+    so an importance matrix has the same for each.
     """
 
     name: str
     shape: tuple[int, ...]
     parts: tuple[Part, ...]
-    first: str
+    members: tuple[str, ...]
     map: Map | None = None
 
     @property
-    def is_matrix(self) -> bool:
-        return len(self.shape) > 1
+    def names(self) -> tuple[str, ...]:
+        """Its own and its members', each once."""
+        return tuple(dict.fromkeys((self.name, *self.members)))
 
 
-def gather_weights(hparams: HParams, matched: Sequence[MatchedTensor]) -> dict[str, Weight]:
+def gather_weights(
+    hparams: HParams, matched: Sequence[MatchedTensor], may_join: Callable[[Sequence[Weight]], bool]
+) -> dict[str, Weight]:
     """The weights by name, in the order of the graph; queries, keys and values of a block are one matrix.
 
     The one has the name `attn_qkv`. Where only some of the three have a bias, the others' is zeros. The three stay
-    apart where all queries together are normalised. The experts' gates and what these multiply are `ffn_gate_up_exps`.
+    apart where all queries together are normalised, and where `may_join` is false of them. The experts' gates and what
+    these multiply are `ffn_gate_up_exps`.
     """
-    found = {m.name: Weight(m.name, m.shape, m.parts, m.name, m.rule.map) for m in matched}
+    found = {m.name: Weight(m.name, m.shape, m.parts, (m.name,), m.rule.map) for m in matched}
     for block in range(hparams.n_layers):
-        _join_attention(found, hparams, f"blk.{block}.")
+        _join_attention(found, hparams, f"blk.{block}.", may_join)
         _join_experts(found, f"blk.{block}.ffn_")
     return found
 
 
-def _join_attention(found: dict[str, Weight], hparams: HParams, prefix: str) -> None:
+def _join_attention(
+    found: dict[str, Weight], hparams: HParams, prefix: str, may_join: Callable[[Sequence[Weight]], bool]
+) -> None:
     names = [f"{prefix}attn_{role}" for role in "qkv"]
-    weights = [found.get(f"{name}.weight") for name in names]
-    if any(weight is None for weight in weights):
+    weights = [weight for name in names if (weight := found.get(f"{name}.weight")) is not None]
+    if len(weights) < len(names) or not may_join(weights):
         return
     norm = found.get(f"{prefix}attn_q_norm.weight")
     if norm is not None and norm.shape != (hparams.head_dim,):
         return  # of all heads together: queries must be there by themselves
     biases = [found.get(f"{name}.bias") for name in names]
-    rows = [weight.shape[0] for weight in weights if weight is not None]
-    joined = {f"{prefix}attn_qkv.weight": _stacked(f"{prefix}attn_qkv.weight", [w for w in weights if w is not None])}
+    rows = [weight.shape[0] for weight in weights]
+    joined = {f"{prefix}attn_qkv.weight": _stacked(f"{prefix}attn_qkv.weight", weights)}
     if any(bias is not None for bias in biases):
         whole = [
-            Weight(f"{name}.bias", (n,), (Computed((0.0,) * n),), f"{name}.bias") if bias is None else bias
+            Weight(f"{name}.bias", (n,), (Computed((0.0,) * n),), (f"{name}.bias",)) if bias is None else bias
             for name, n, bias in zip(names, rows, biases, strict=True)
         ]
         joined[f"{prefix}attn_qkv.bias"] = _stacked(f"{prefix}attn_qkv.bias", whole)
@@ -79,7 +85,7 @@ def _join_experts(found: dict[str, Weight], prefix: str) -> None:
         columns = gate.shape[-1] if kind == "weight" else 1
         pairs = zip(gate.parts, up.parts, strict=True)
         shape = (gate.shape[0], 2 * gate.shape[1], *gate.shape[2:])
-        joined[name] = Weight(name, shape, tuple(_in_turns(pair, columns) for pair in pairs), gate.name)
+        joined[name] = Weight(name, shape, tuple(_in_turns(pair, columns) for pair in pairs), (gate.name, up.name))
     _replace(found, names, joined)
 
 
@@ -110,9 +116,9 @@ def _stacked(name: str, weights: Sequence[Weight]) -> Weight:
     """The rows of several matrices, or elements of vectors, one after the other."""
     assert len({(weight.map, weight.shape[1:]) for weight in weights}) == 1, name
     shape = (sum(weight.shape[0] for weight in weights), *weights[0].shape[1:])
-    return Weight(
-        name, shape, tuple(part for weight in weights for part in weight.parts), weights[0].name, weights[0].map
-    )
+    parts = tuple(part for weight in weights for part in weight.parts)
+    members = tuple(member for weight in weights for member in weight.members)
+    return Weight(name, shape, parts, members, weights[0].map)
 
 
 def n_parameters(weights: Mapping[str, Weight]) -> int:

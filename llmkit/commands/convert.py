@@ -35,6 +35,11 @@ from llmkit.protocols import Progress
     help="LoRA adapter, as PEFT saves it, to be added to the weights; may be given several times.",
 )
 @click.option(
+    "--recipe",
+    type=click.Choice(["quality"]),
+    help="Of onnx-int4: more bits where they help most, 25 % more in all.  [default: all the same]",
+)
+@click.option(
     "--block-size", type=int, metavar="N", help="Of ONNX: weights that share a scale, 16 to 256.  [default: 32]"
 )
 @click.option(

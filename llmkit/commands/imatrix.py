@@ -31,6 +31,12 @@ _SHOWN = 8
     help="Tokens of a chunk.",
 )
 @click.option("--process-output", is_flag=True, help="Include the output matrix.")
+@click.option(
+    "--products",
+    type=click.IntRange(2, 1 << 20),
+    metavar="COLUMNS",
+    help="Also note how so many neighbouring columns go together, such as 128: onnx-int4 gets better by it.",
+)
 @click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads.  [default: one per core]")
 @click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

@@ -1,8 +1,11 @@
 """Importance-matrix files of llama.cpp: sums of squared activations per column, and how many tokens went into them.
 
 Two forms are read, and the first is written (llama.cpp, tools/imatrix/imatrix.cpp). GGUF (`save_imatrix`): float32
-tensors `<tensor>.in_sum2` [experts, columns] and `<tensor>.counts` [experts, 1]. And the older binary form without a
-magic number, little endian (`save_imatrix_legacy`):
+tensors `<tensor>.in_sum2` [experts, columns] and `<tensor>.counts` [experts, 1]. To these llmkit may add
+`<tensor>.in_products` [runs, width, width], which llama.cpp passes over: sums of the products of the activations of
+each two columns, in runs of `width` columns, the last run filled up with zeros. Matrices that multiply the same
+activations, and so have the same sums, share those of one of them. And the older binary form without a magic number,
+little endian (`save_imatrix_legacy`):
 
     i32 number of entries
     per entry: i32 length of the name, the name, i32 calls, i32 number of values, that many float32
@@ -15,7 +18,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,10 +30,11 @@ from llmkit.formats.files import foreign_content, open_regular, read_exactly
 from llmkit.formats.gguf import GGUFFile, ValueType, array, open_gguf, plan_layout, string, u32
 from llmkit.formats.gguf.limits import MAGIC, MAX_ENTRIES, MAX_NAME_BYTES
 from llmkit.formats.output import publish
-from llmkit.types import TensorType
+from llmkit.types import TensorInfo, TensorType
 
 SUMS_SUFFIX: Final = ".in_sum2"
 COUNTS_SUFFIX: Final = ".counts"
+PRODUCTS_SUFFIX: Final = ".in_products"
 DATASETS_KEY: Final = "imatrix.datasets"
 CHUNK_COUNT_KEY: Final = "imatrix.chunk_count"
 CHUNK_SIZE_KEY: Final = "imatrix.chunk_size"
@@ -55,13 +59,17 @@ class ColumnSums:
 
 @dataclass(frozen=True, slots=True)
 class ImatrixFile:
-    """A whole file: the names of the texts, how many chunks of how many tokens (0: not stored), and the sums."""
+    """A whole file: the names of the texts, how many chunks of how many tokens (0: not stored), and the sums.
+
+    products: where the sums of products lie, by tensor; `read_products` reads them. They may be larger than the model.
+    """
 
     path: Path
     datasets: tuple[str, ...]
     n_chunks: int
     chunk_size: int
     entries: Mapping[str, ColumnSums]
+    products: Mapping[str, TensorInfo] = field(default_factory=dict)
 
 
 def read_imatrix(path: Path | str) -> ImatrixFile:
@@ -100,7 +108,13 @@ def _from_gguf(gguf: GGUFFile) -> ImatrixFile:
             path, f"has {name + there!r}, but not {name + lacking!r}; the file is incomplete", tensor=name
         )
     entries = {name: _gguf_entry(gguf, name) for name in names}
-    return ImatrixFile(path, _datasets(gguf), _u32(gguf, CHUNK_COUNT_KEY), _u32(gguf, CHUNK_SIZE_KEY), entries)
+    products = {
+        name.removesuffix(PRODUCTS_SUFFIX): _products(gguf, name, entries)
+        for name in gguf.tensors
+        if name.endswith(PRODUCTS_SUFFIX)
+    }
+    chunks = _u32(gguf, CHUNK_COUNT_KEY), _u32(gguf, CHUNK_SIZE_KEY)
+    return ImatrixFile(path, _datasets(gguf), *chunks, entries, products)
 
 
 def _gguf_entry(gguf: GGUFFile, name: str) -> ColumnSums:
@@ -118,6 +132,35 @@ def _gguf_entry(gguf: GGUFFile, name: str) -> ColumnSums:
     # C's lround, which llama.cpp uses, takes halves away from zero; float64 holds every float32 plus a half.
     whole = np.floor(counts.astype(np.float64) + 0.5).astype(np.int64)
     return _checked(gguf.path, name, sums.reshape(counts.size, -1), whole)
+
+
+def _products(gguf: GGUFFile, name: str, entries: Mapping[str, ColumnSums]) -> TensorInfo:
+    info = gguf.tensors[name]
+    entry = entries.get(name.removesuffix(PRODUCTS_SUFFIX))
+    if entry is None:
+        raise FormatError(gguf.path, f"has no {SUMS_SUFFIX!r} beside it; the file is incomplete", tensor=name)
+    columns = entry.sums.size
+    width = info.shape[-1]
+    runs = -(-columns // width) if width else 0
+    # Leading dimensions of 1 may be dropped.
+    shape = (1,) * (3 - len(info.shape)) + info.shape
+    if info.dtype != "F32" or shape != (runs, width, width) or entry.counts.size > 1:
+        raise FormatError(
+            gguf.path,
+            f"products of {info.dtype} {info.shape}; expected float32 [runs, width, width] that cover the "
+            f"{columns:,} columns of one matrix",
+            tensor=name,
+        )
+    return replace(info, shape=shape)
+
+
+def read_products(info: TensorInfo) -> NDArray[np.float32]:
+    """The sums of products, float32 [runs, width, width]. Raises FormatError if the file has become shorter."""
+    file, _ = open_regular(info.path)
+    with file:
+        file.seek(info.offset)
+        raw = read_exactly(file, info.nbytes, info.path)
+    return np.frombuffer(raw, "<f4").astype(np.float32).reshape(info.shape)
 
 
 def _floats(gguf: GGUFFile, name: str, suffix: str) -> NDArray[np.float32]:
@@ -241,8 +284,12 @@ def _checked(path: Path, name: str, sums: NDArray[Any], counts: NDArray[np.int64
     return ColumnSums(sums, counts)
 
 
-def write_imatrix(path: Path, file: ImatrixFile, *, overwrite: bool) -> None:
+def write_imatrix(
+    path: Path, file: ImatrixFile, products: Mapping[str, NDArray[np.float32]] | None = None, *, overwrite: bool
+) -> None:
     """Write the GGUF form to `path`, entries in the order of their names, as llama-imatrix does.
+
+    products: sums of products to add, float32 [runs, width, width], by tensor.
 
     Raises OutputError, and UnsupportedError for a name that is too long for GGUF with its suffix.
     """
@@ -258,8 +305,10 @@ def write_imatrix(path: Path, file: ImatrixFile, *, overwrite: bool) -> None:
         single = len(entry.counts) == 1
         arrays[name + SUMS_SUFFIX] = entry.sums[0] if single else entry.sums
         arrays[name + COUNTS_SUFFIX] = entry.counts.astype("<f4").reshape(1 if single else (-1, 1))
+    for name, sums in sorted((products or {}).items()):
+        arrays[name + PRODUCTS_SUFFIX] = sums
     layout = plan_layout(metadata, [(name, TensorType.F32, values.shape) for name, values in arrays.items()])
     with publish(path, layout.total_bytes, overwrite=overwrite) as output:
         output.write_at(layout.header, 0)
         for values, offset in zip(arrays.values(), layout.offsets, strict=True):
-            output.write_at(np.ascontiguousarray(values, "<f4").tobytes(), offset)
+            output.write_at(np.ascontiguousarray(values, "<f4").reshape(-1).view(np.uint8).data, offset)

@@ -78,6 +78,11 @@ class Tensor:
     def strides(self) -> tuple[int, ...]:
         return tuple(self.struct.nb)[::-1]
 
+    @property
+    def address(self) -> int:
+        """What tells it from the other tensors of its graph."""
+        return ctypes.addressof(self.struct)
+
     def source(self, index: int) -> Tensor:
         return Tensor(self.struct.src[index].contents, self._op_names)
 
@@ -105,7 +110,7 @@ class TensorReader:
         dtype = _DTYPES.get(tensor.type)
         if dtype is None:
             raise EngineError(f"tensor {tensor.name!r} of the graph has ggml's type {tensor.type}, expected F32 or I32")
-        pointer = ctypes.addressof(tensor.struct)
+        pointer = tensor.address
         n_bytes: int = self._ggml.ggml_nbytes(pointer)
         if n_bytes > self._scratch.size:
             self._scratch = np.empty(n_bytes, np.uint8)

@@ -26,6 +26,7 @@ from llmkit.runtimes._interrupt import InterruptFlag, deferred_interrupt
 from llmkit.runtimes._llama_embedding import is_encoder
 from llmkit.runtimes._llama_vocab import Vocabulary
 from llmkit.runtimes._machine import default_threads
+from llmkit.runtimes._product_sums import MIN_WIDTH, ProductSums
 from llmkit.runtimes._square_sums import SquareSums
 
 DEFAULT_CHUNK: Final = 512
@@ -41,11 +42,13 @@ _MOST_SURPRISE: Final = 700.0  # nats; the exponential of more would overflow
 class Activations:
     """What a text showed of a model.
 
-    entries: sums and counts by tensor name, in the order of names. n_chunks, n_tokens: how much of the text was used.
+    entries: sums and counts by tensor name, in the order of names. products: sums of products, if asked for, of one of
+    the matrices that multiply the same. n_chunks, n_tokens: how much of the text was used.
     perplexity: of the second half of each chunk, with its standard error.
     """
 
     entries: Mapping[str, ColumnSums]
+    products: Mapping[str, NDArray[np.float32]]
     n_chunks: int
     n_tokens: int
     perplexity: float
@@ -62,16 +65,20 @@ def collect(
     max_chunks: int | None = None,
     n_threads: int | None = None,
     process_output: bool = False,
+    products: int | None = None,
 ) -> Activations:
     """Run `text` through the GGUF model at `path`, in chunks of `chunk_size` tokens; a shorter rest is left out.
 
     process_output: watch the output matrix too, also where the embedding is that (llama-imatrix leaves it out then).
+    products: add up products within runs of so many columns, too, but not for experts.
 
     Raises FormatError for a damaged file, EngineError if llama.cpp cannot load or run it, if the text is shorter than
     one chunk, or activations are not finite; KeyboardInterrupt.
     """
     if chunk_size < MIN_CHUNK:
         raise EngineError(f"chunks of {chunk_size} tokens are too short: at least {MIN_CHUNK} are needed")
+    if products is not None and products < MIN_WIDTH:
+        raise EngineError(f"products within runs of {products} columns: at least {MIN_WIDTH} are needed")
     _llama_model.check_file(path)
     lib: Any = _llama_model.bindings()
     reader = open_reader(lib)
@@ -93,7 +100,7 @@ def collect(
         if trained and chunk_size > trained:
             notes.append(f"chunks of {chunk_size:,} tokens are longer than the {trained:,} the model was trained for")
         _llama_model.check_cache_fits(lib, model, values, chunk_size)
-        watcher = _Watcher(reader, process_output=process_output)
+        watcher = _Watcher(reader, process_output=process_output, width=products)
         run = _Run(lib, model, watcher, chunk_size, n_threads or default_threads(), vocabulary.n_tokens)
         try:
             surprises = _feed(run, vocabulary, tokens, n_chunks, len(text.encode("utf-8", "replace")), progress)
@@ -104,6 +111,7 @@ def collect(
     perplexity = _perplexity(surprises)
     return Activations(
         entries={name: ColumnSums(s.sums, s.counts) for name, s in sorted(watcher.sums.items())},
+        products={name: products.sums for name, products in sorted(watcher.products.items())},
         n_chunks=n_chunks,
         n_tokens=n_chunks * chunk_size,
         perplexity=perplexity,
@@ -142,12 +150,19 @@ def _feed(
 class _Watcher:
     """Sees every tensor that llama.cpp computes, and adds up what the weights' products multiply."""
 
-    def __init__(self, reader: TensorReader, *, process_output: bool) -> None:
+    def __init__(self, reader: TensorReader, *, process_output: bool, width: int | None) -> None:
         self.sums: dict[str, SquareSums] = {}
+        self.products: dict[str, ProductSums] = {}
         self.flag = InterruptFlag()
         self.failure: BaseException | None = None
         self._reader = reader
         self._process_output = process_output
+        self._width = width
+        self._firsts: dict[int, str] = {}  # of the matrices of this pass, by the address of what they multiply
+
+    def new_pass(self) -> None:
+        """The graph is built anew: its tensors may lie where others lay."""
+        self._firsts.clear()
 
     def __call__(self, address: int, ask: bool, _data: object) -> bool:
         """The scheduler's callback: with `ask`, whether to stop after this tensor; else False ends the pass.
@@ -192,12 +207,21 @@ class _Watcher:
                 raise EngineError(f"tensor {name!r}: expert {ids.max()} was chosen of {n_matrices}")
             entry.add_routed(self._reader.values(rows)[0], ids)
         else:
-            entry.add(self._reader.values(rows), (stack[0], stack[1]))
+            values = self._reader.values(rows)
+            entry.add(values, (stack[0], stack[1]))
+            if self._width is not None and n_matrices == 1:
+                self._add_products(name, rows, values)
         if not np.isfinite(entry.sums).all():
             raise EngineError(
                 f"tensor {name!r}: the activations it multiplies are not finite; the model's weights are damaged, or "
                 "overflow on this text"
             )
+
+    def _add_products(self, name: str, rows: Tensor, values: NDArray[np.float32]) -> None:
+        """Add the products, if this matrix is the first of those that multiply the same."""
+        assert self._width is not None
+        if self._firsts.setdefault(rows.address, name) == name:
+            self.products.setdefault(name, ProductSums(values.shape[-1], self._width)).add(values)
 
 
 def weight_name(name: str) -> str:
@@ -266,6 +290,7 @@ class _Run:
         self._tokens[:count] = part
         self._positions[:count] = np.arange(start, start + count)
         self._batch.n_tokens = count
+        self._watcher.new_pass()
         with deferred_interrupt(self._watcher.flag):
             code = self._lib.llama_decode(self._pointer, self._batch)
             self._lib.llama_synchronize(self._pointer)

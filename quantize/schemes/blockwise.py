@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmkit.quantize.blockwise import BlockwiseFormat, Codes, Scales, ZeroPoints
+from llmkit.quantize.feedback import Carry
 from llmkit.quantize.schemes.base import Importance, Packed, Rows
 
 
@@ -20,14 +21,14 @@ class BlockwiseScheme:
 
     type: BlockwiseFormat
 
-    def encode(self, rows: Rows, out: Packed, importance: Importance | None = None) -> None:
+    def encode(self, rows: Rows, out: Packed, importance: Importance | None = None, carry: Carry | None = None) -> None:
         """Encode float32 [n, columns] to uint8 [n, row_bytes(columns)]; see above for what lies where.
 
-        Scales of 4-bit codes are searched for; with 8 bits that changes next to nothing.
+        Scales of 4-bit codes are searched for, and errors carried on; with 8 bits that changes next to nothing.
         """
         arrays = self._arrays(out, rows.shape[1])
         if self.type.bits == 4:
-            self.type.encode_searched(rows, *arrays, importance=importance)
+            self.type.encode_searched(rows, *arrays, importance=importance, carry=carry)
         else:
             self.type.encode(rows, *arrays)
 

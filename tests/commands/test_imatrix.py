@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import llmkit
@@ -51,6 +52,15 @@ def test_json_and_all_options(here: Path, capsys: pytest.CaptureFixture[str]) ->
     assert result["partial"]["blk.0.ffn_up_exps.weight"] == {"without_data": 1, "experts": 4}
     assert result["perplexity"] > 1
     assert "output.weight" in read_importance(here / "out" / "imatrix.gguf").entries
+
+
+def test_products_on_demand(here: Path) -> None:
+    assert run(["-q", "imatrix", "moe.gguf", "--text", "text.txt", *QUIET, "--chunks", "2", "--products", "16"]) == 0
+    importance = read_importance(here / "imatrix.gguf")
+    attention = importance.products["blk.0.attn_output.weight"]()
+    assert attention.shape[1:] == (16, 16)
+    means = np.diagonal(attention, axis1=1, axis2=2).ravel()
+    np.testing.assert_allclose(means, importance.entries["blk.0.attn_output.weight"][0], rtol=1e-4)
 
 
 def test_progress_counts_the_text(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from llmkit.convert.importance import read_importance
 from llmkit.errors import FormatError, LlmkitError
-from llmkit.formats.imatrix import ColumnSums, ImatrixFile, read_imatrix, write_imatrix
+from llmkit.formats.imatrix import ColumnSums, ImatrixFile, read_imatrix, read_products, write_imatrix
 
 # llama-imatrix -m moe.gguf -f moe.txt -c 64 -b 64 -t 1 --process-output (llama.cpp 0.5.0, commit 0c1e570), once with
 # --output-format dat; the model is tests/runtimes/tiny_moe.py, the text that of tests/runtimes/test_importance.py.
@@ -57,6 +57,28 @@ def test_written_as_the_tool_writes(tmp_path: Path) -> None:
     shuffled = ImatrixFile(file.path, file.datasets, 4, 64, dict(reversed(file.entries.items())))
     write_imatrix(tmp_path / "copy.gguf", shuffled, overwrite=False)
     assert (tmp_path / "copy.gguf").read_bytes() == IN_GGUF.read_bytes()
+
+
+def test_products_beside_the_sums(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    sums = ColumnSums(np.arange(1, 6, dtype=np.float32)[None], np.array([4]))
+    experts = ColumnSums(np.ones((2, 5), np.float32), np.array([4, 4]))
+    entries = {"a": sums, "b": sums, "c": ColumnSums(2 * sums.sums, sums.counts), "e": experts}
+    products = np.random.default_rng(0).random((2, 3, 3), np.float32)
+    write_imatrix(path, ImatrixFile(path, ("t",), 1, 4, entries), {"b": products}, overwrite=False)
+    file = read_imatrix(path)
+    assert read_products(file.products["b"]).tobytes() == products.tobytes()
+    importance = read_importance(path)
+    assert set(importance.products) == {"a", "b"}  # a has the same sums, so it multiplies the same
+    assert importance.products["a"]().tobytes() == (products / np.float32(4)).tobytes()
+    for name, wrong, message in (
+        ("a", products[:1], r"'a.in_products'.*F32 \(.*3, 3\); expected float32 .* the 5 columns"),
+        ("e", products, "columns of one matrix"),
+        ("z", products, "has no '.in_sum2' beside it"),
+    ):
+        write_imatrix(path, ImatrixFile(path, ("t",), 1, 4, entries), {name: wrong}, overwrite=True)
+        with pytest.raises(FormatError, match=message):
+            read_imatrix(path)
 
 
 # The GGUF form, byte by byte

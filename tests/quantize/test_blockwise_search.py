@@ -113,6 +113,19 @@ def test_float16_scales(real_rows: Rows, form: BlockwiseFormat) -> None:
     assert np.abs(decode(form, arrays, rows.shape[1]) - rows).max() < np.abs(rows).max() / 5
 
 
+@each_format
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("weighed", [True, False])
+def test_a_block_with_what_is_no_number_becomes_zeros(form: BlockwiseFormat, bad: float, weighed: bool) -> None:
+    rows = np.random.default_rng(3).standard_normal((2, 2 * form.block_size), np.float32)
+    rows[1, 5] = bad
+    arrays = search(form, rows, np.ones(rows.shape[1], np.float32) if weighed else None)
+    found = decode(form, arrays, rows.shape[1])
+    assert np.isfinite(found).all()
+    assert not found[1, : form.block_size].any()
+    assert found[0].any()
+
+
 @given(
     rows=hnp.arrays(np.float32, st.tuples(st.integers(1, 3), st.sampled_from([1, 15, 32, 33, 64])),
                     elements=st.floats(width=32, allow_nan=True, allow_infinity=True)),

@@ -167,6 +167,43 @@ def test_a_llama_against_pytorch(tmp_path: Path) -> None:
         assert found.entries[ours].counts.tolist() == [len(ids)]
 
 
+def test_products_against_pytorch(tmp_path: Path) -> None:
+    import torch
+    from transformers import LlamaForCausalLM
+
+    from llmkit import convert
+
+    TinyLlama(dtype="F32").write(tmp_path / "tiny")
+    gguf = convert(tmp_path / "tiny", "gguf-f32", output=tmp_path / "tiny.gguf").path
+    plain, found = (run(gguf, process_output=True, products=width) for width in (None, 96))
+    assert plain.products == {}
+    # One of those that multiply the same: queries, keys and values; gate and up.
+    ours = {name.removeprefix("blk.0.") for name in found.products if "blk.1" not in name}
+    assert len(ours) == 5
+    assert {"attn_output.weight", "ffn_down.weight", "output.weight"} < ours
+    for name, entry in plain.entries.items():
+        assert entry.sums.tobytes() == found.entries[name].sums.tobytes()
+    with load(gguf, n_threads=1) as session:
+        ids = session.tokenize(TEXT, add_special=True)[: found.n_tokens]
+    model = LlamaForCausalLM.from_pretrained(tmp_path / "tiny", dtype=torch.float32)
+    seen: list[np.ndarray] = []
+    model.model.layers[1].mlp.down_proj.register_forward_hook(lambda _m, x, _y: seen.append(x[0][0].double().numpy()))
+    with torch.no_grad():
+        for start in range(0, len(ids), 64):
+            model(torch.tensor([ids[start : start + 64]]))
+    rows = np.pad(np.concatenate(seen), ((0, 0), (0, 64))).reshape(-1, 6, 96)
+    expected = np.einsum("tri,trj->rij", rows, rows)
+    down = found.products["blk.1.ffn_down.weight"]
+    assert down.shape == (6, 96, 96)
+    np.testing.assert_allclose(down, expected, atol=5e-3 * expected.max())
+    whole = run(gguf, products=1000).products["blk.1.ffn_down.weight"]
+    np.testing.assert_allclose(whole[0, :96, :96], down[0], rtol=1e-4, atol=1e-4 * expected.max())
+
+
+def test_experts_have_no_products(moe: Path) -> None:
+    assert not any("_exps" in name for name in run(moe, products=32).products)
+
+
 def test_the_output_matrix_is_left_out_unless_asked_for(moe: Path) -> None:
     assert "output.weight" not in run(moe).entries
 

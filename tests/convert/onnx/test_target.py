@@ -101,6 +101,32 @@ def test_logits_are_those_of_the_decoded_weights(
         assert np.abs(logits(tmp_path / f"level-{level}") - reference).max() < tolerance
 
 
+def test_queries_keys_and_values_of_several_types(tmp_path: Path) -> None:
+    """What attention is given in three pieces comes to the same as in one."""
+    checkpoint = TinyLlama(dtype="F32", bias=True).write(tmp_path / "m")
+    exact = logits(llmkit.convert(checkpoint, "onnx-fp32", output=tmp_path / "a").path)
+    apart = llmkit.convert(checkpoint, "onnx-fp32", output=tmp_path / "b", tensor_types=["attn_v=int8/16"])
+    assert {"blk.0.attn_q.weight", "blk.0.attn_v.bias"} <= {t.name for t in apart.plan.tensors}
+    assert np.abs(logits(apart.path) - exact).max() < 0.02 * np.ptp(exact)
+
+
+def test_the_mixture_for_quality(tmp_path: Path) -> None:
+    checkpoint = TinyLlama(n_layers=3, tied=True, dtype="F32").write(tmp_path / "m")
+    exact = logits(llmkit.convert(checkpoint, "onnx-fp32", output=tmp_path / "exact").path)
+    mixed = llmkit.convert(checkpoint, "onnx-int4", output=tmp_path / "a", recipe="quality", tensor_types=["up=int8"])
+    types = {t.name: t.type.name for t in mixed.plan.tensors}
+    assert {types[f"blk.{i}.ffn_down.weight"] for i in (0, 2)} == {types["token_embd.weight"]} == {"INT8/64"}
+    block = [types[f"blk.1.{name}.weight"] for name in ("attn_q", "attn_k", "attn_output", "ffn_up", "ffn_gate")]
+    assert block == ["INT4/32Z", "INT8/64", "INT4/16Z", "INT8/32", "INT4/32Z"]
+    plain = llmkit.convert(checkpoint, "onnx-int4", output=tmp_path / "b").path
+    errors = [np.abs(logits(folder) - exact).mean() for folder in (mixed.path, plain)]
+    assert errors[0] < 0.6 * errors[1]
+    with pytest.raises(UnsupportedError, match="recipe 'quality' is one of onnx-int4, not of onnx-int8"):
+        llmkit.convert(checkpoint, "onnx-int8", output=tmp_path / "c", recipe="quality")
+    with pytest.raises(UnsupportedError, match="recipe 'best'; known for onnx-int4: quality"):
+        llmkit.convert(checkpoint, "onnx-int4", output=tmp_path / "c", recipe="best")
+
+
 def test_an_importance_matrix_moves_the_errors(smollm2_dithered: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("The quick brown fox jumps over the lazy dog, and the day is long. " * 60)
@@ -120,15 +146,18 @@ def test_types_by_pattern(tmp_path: Path) -> None:
         checkpoint,
         "onnx-int4",
         output=tmp_path / "o",
-        tensor_types=["attn_output=int8/128z", "^output=float", "attn_v=int8"],
+        tensor_types=["attn_output=int8/128z", "^output=float", r"blk\.1\.attn_v=int8", "ffn_gate_up=int8"],
         dry_run=True,
     ).plan
     (note,) = plan.notes
-    assert "no tensor's name has 'attn_v' in it" in note
+    assert "no tensor's name has 'ffn_gate_up' in it" in note
     types = {t.name: t.type.name for t in plan.tensors}
     assert types["blk.0.attn_output.weight"] == "INT8/128Z"
     assert types["output.weight"] == "F32"
     assert types["blk.0.ffn_down.weight"] == "INT4/32"
+    # Apart only where the types are not the same.
+    assert types["blk.0.attn_qkv.weight"] == "INT4/32"
+    assert [types[f"blk.1.attn_{role}.weight"] for role in "qkv"] == ["INT4/32", "INT4/32", "INT8/32"]
     assert types["blk.0.attn_norm.weight"] == "F32"
 
 
