@@ -31,7 +31,7 @@ from llmkit.kernels.intlanes import (
     store_u8,
 )
 from llmkit.kernels.jit import BYTES_OUT, FLOATS_IN, FLOATS_OUT, helper, kernel
-from llmkit.kernels.lanes import LANES, load, splat, store
+from llmkit.kernels.lanes import LANES, absolute, load, select, splat, store
 
 # Candidates, sixteen side by side. Scales to round by are multiples of the one that just covers the block: below 1 the
 # largest weights are cut off. Without zero points codes reach one step further down than up, so that a block may be
@@ -122,28 +122,56 @@ def _search(
 
 
 @helper
-def _round_in_turn(
-    values: Any, first: Any, length: Any, scale: Any, inverse: Any, zero_point: Any, carry: Any, width: Any, codes: Any
+def _round_block(
+    values: Any, first: Any, length: Any, found: Any, carry: Any, width: Any, codes: Any, errors: Any
 ) -> None:
-    """Round weight after weight of a block, each handing its error on as `carry` says; see `search_blocks`."""
-    shifted = zero_point + _MAGIC
-    columns = values.size
+    """Round the columns of a block one after the other, in all rows of a tile at once.
+
+    found: scales and zero points of the rows. With `carry` each error is handed on to later columns of the block, and
+    left in `errors`.
+    """
+    scale, zero_point = load(found[0], 0), load(found[1], 0)
+    inverse = select(scale == splat(_ZERO), splat(_ZERO), splat(np.float32(1)) / scale)
+    shifted = zero_point + splat(_MAGIC)
     for i in range(length):
         at = first + i
-        rounded = values[at] * inverse + shifted
-        if not rounded > _MAGIC:
-            rounded = _MAGIC
-        elif rounded > _MAGIC + np.float32(_TOP):
-            rounded = _MAGIC + np.float32(_TOP)
-        codes[i] = np.uint8(rounded - _MAGIC)
-        error = values[at] - (rounded - shifted) * scale
-        if not abs(error) < np.float32(np.inf):
-            continue
-        following = (at // width + 1) * width
-        shares = carry[at * width + at % width + 1 : at * width + width]
-        rest = values[at + 1 : min(following, columns)]
-        for j in range(rest.size):
-            rest[j] -= error * shares[j]
+        value = load(values, at * LANES)
+        rounded = _rounded(value, inverse, shifted)
+        store_u8(codes, i * LANES, bits_of(rounded) - splat_int(_MAGIC_BITS))
+        if carry.size:
+            error = value - (rounded - shifted) * scale
+            error = select(absolute(error) < splat(np.float32(np.inf)), error, splat(_ZERO))
+            store(errors, i * LANES, error)
+            row = at * width - at // width * width
+            for j in range(at + 1, min((at // width + 1) * width, first + length)):
+                store(values, j * LANES, load(values, j * LANES) - error * splat(carry[row + j]))
+
+
+@helper
+def _hand_on(values: Any, columns: Any, first: Any, last: Any, carry: Any, width: Any, errors: Any) -> None:
+    """Take the shares of the errors of columns `first` to `last` off those after the block, in the columns' order."""
+    run = (last - 1) // width * width
+    begin, stop = max(first, run), min(run + width, columns)
+    whole = last + (stop - last) // 4 * 4
+    for j in range(last, whole, 4):
+        at = j * LANES
+        a, b = load(values, at), load(values, at + LANES)
+        c, d = load(values, at + 2 * LANES), load(values, at + 3 * LANES)
+        for i in range(begin, last):
+            error, share = load(errors, (i - first) * LANES), i * width + j - run
+            a = a - error * splat(carry[share])
+            b = b - error * splat(carry[share + 1])
+            c = c - error * splat(carry[share + 2])
+            d = d - error * splat(carry[share + 3])
+        store(values, at, a)
+        store(values, at + LANES, b)
+        store(values, at + 2 * LANES, c)
+        store(values, at + 3 * LANES, d)
+    for j in range(whole, stop):
+        a = load(values, j * LANES)
+        for i in range(begin, last):
+            a = a - load(errors, (i - first) * LANES) * splat(carry[i * width + j - run])
+        store(values, j * LANES, a)
 
 
 @kernel(
@@ -184,54 +212,58 @@ def search_blocks(
     """
     n_blocks = (columns + block_size - 1) // block_size
     zero_bytes = (n_blocks + 1) // 2
+    n_rows = weights.size // columns
     block, counts = np.zeros(block_size, np.float32), np.zeros(block_size, np.float32)
-    values = np.empty(columns, np.float32)
+    # A tile of sixteen rows, column after column, filled up with columns and rows of zeros.
+    values = np.zeros(n_blocks * block_size * LANES, np.float32)
+    means = np.zeros(LANES, np.float32)
+    found = (np.zeros(LANES, np.float32), np.zeros(LANES, np.float32))
+    errors, codes = np.empty(block_size * LANES, np.float32), np.empty(block_size * LANES, np.uint8)
     scratch = np.empty(LANES, np.float32)
     tables = (np.empty(2 * LANES, np.float32), np.empty(2 * LANES, np.float32))
     for i in range(2 * LANES):
         tables[0][i] = np.float32(1) / (SYMMETRIC_FACTORS[i % LANES] if symmetric else FACTORS[i])
         tables[1][i] = np.float32(SHIFTS[i])
-    codes = np.empty(block_size, np.uint8)
-    for row in range(weights.size // columns):
-        mean = np.float32(0)
-        for i in range(columns):
-            values[i] = weights[row * columns + i]
-        if importance.size == 0:
+    for start in range(0, n_rows, LANES):
+        n = min(LANES, n_rows - start)
+        for row in range(LANES):
             squares = 0.0
             for i in range(columns):
-                squares += np.float64(values[i]) ** 2
-            mean = np.float32(squares / columns)
+                w = weights[(start + row) * columns + i] if row < n else _ZERO
+                values[i * LANES + row] = w
+                squares += np.float64(w) ** 2
+            means[row] = np.float32(squares / columns)
         for b in range(n_blocks):
             first = b * block_size
             length = min(block_size, columns - first)
-            minimum, maximum = _ZERO, _ZERO
-            for i in range(length):
-                w = values[first + i]
-                block[i] = w
-                counts[i] = importance[first + i] if importance.size else np.sqrt(mean + w * w)
-                minimum = min(minimum, w)
-                maximum = max(maximum, w)
-            for i in range(length, block_size):
-                block[i] = _ZERO
-            scale, zero_point = _search(block, counts, length, minimum, maximum, symmetric, tables, scratch)
-            if not abs(scale) < np.float32(np.inf):
-                scale = _ZERO
-            if half_scales:
-                scale = first_float(f16_values(f16_bits(splat(scale))))
-            inverse = np.float32(1) / scale if scale != _ZERO else _ZERO
-            factor, shifted = splat(inverse), splat(zero_point + _MAGIC)
-            for i in range(0, block_size, LANES):
-                store_u8(codes, i, bits_of(_rounded(load(block, i), factor, shifted)) - splat_int(_MAGIC_BITS))
+            for row in range(n):
+                minimum, maximum = _ZERO, _ZERO
+                for i in range(length):
+                    w = values[(first + i) * LANES + row]
+                    block[i] = w
+                    counts[i] = importance[first + i] if importance.size else np.sqrt(means[row] + w * w)
+                    minimum = min(minimum, w)
+                    maximum = max(maximum, w)
+                scale, zero_point = _search(block, counts, length, minimum, maximum, symmetric, tables, scratch)
+                if not abs(scale) < np.float32(np.inf):
+                    scale = _ZERO
+                if half_scales:
+                    scale = first_float(f16_values(f16_bits(splat(scale))))
+                found[0][row], found[1][row] = scale, zero_point
+            _round_block(values, first, length, found, carry, width, codes, errors)
             if carry.size:
-                _round_in_turn(values, first, length, scale, inverse, zero_point, carry, width, codes)
-            at = (row * n_blocks + b) * block_size // 2
-            for i in range(block_size // 2):
-                packed[at + i] = codes[2 * i] | codes[2 * i + 1] << 4
-            scales[row * n_blocks + b] = scale
-            if not symmetric:
-                place = row * zero_bytes + b // 2
-                z = np.int64(zero_point)
-                if b % 2 == 0:
-                    zero_points[place] = z | _MIDDLE << 4
-                else:
-                    zero_points[place] = zero_points[place] & 15 | z << 4
+                _hand_on(values, columns, first, first + length, carry, width, errors)
+            for i in range(length, block_size):
+                store_u8(codes, i * LANES, bits_of(load(found[1], 0) + splat(_MAGIC)) - splat_int(_MAGIC_BITS))
+            for row in range(n):
+                at = ((start + row) * n_blocks + b) * block_size // 2
+                for i in range(block_size // 2):
+                    packed[at + i] = codes[2 * i * LANES + row] | codes[(2 * i + 1) * LANES + row] << 4
+                scales[(start + row) * n_blocks + b] = found[0][row]
+                if not symmetric:
+                    byte = (start + row) * zero_bytes + b // 2
+                    z = np.int64(found[1][row])
+                    if b % 2 == 0:
+                        zero_points[byte] = z | _MIDDLE << 4
+                    else:
+                        zero_points[byte] = zero_points[byte] & 15 | z << 4

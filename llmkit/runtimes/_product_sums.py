@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 MIN_WIDTH: Final = 2
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """Within it, NumPy multiplies on one thread: others would wait for work on cores that llama.cpp computes on."""
+    from threadpoolctl import threadpool_limits
+
+    limits: AbstractContextManager[object] = threadpool_limits(1, "blas")
+    return limits
 
 
 class ProductSums:

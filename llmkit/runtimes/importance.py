@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +27,7 @@ from llmkit.runtimes._interrupt import InterruptFlag, deferred_interrupt
 from llmkit.runtimes._llama_embedding import is_encoder
 from llmkit.runtimes._llama_vocab import Vocabulary
 from llmkit.runtimes._machine import default_threads
-from llmkit.runtimes._product_sums import MIN_WIDTH, ProductSums
+from llmkit.runtimes._product_sums import MIN_WIDTH, ProductSums, one_blas_thread
 from llmkit.runtimes._square_sums import SquareSums
 
 DEFAULT_CHUNK: Final = 512
@@ -103,7 +104,8 @@ def collect(
         watcher = _Watcher(reader, process_output=process_output, width=products)
         run = _Run(lib, model, watcher, chunk_size, n_threads or default_threads(), vocabulary.n_tokens)
         try:
-            surprises = _feed(run, vocabulary, tokens, n_chunks, len(text.encode("utf-8", "replace")), progress)
+            with nullcontext() if products is None else one_blas_thread():
+                surprises = _feed(run, vocabulary, tokens, n_chunks, len(text.encode("utf-8", "replace")), progress)
         finally:
             run.close()
     finally:
