@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "llmkit.formats": ({"types", "errors", "protocols"}, {"numpy"}),
     "llmkit.runtimes": (
         {"formats", "template", "types", "errors", "protocols"},
-        {"numpy", "llama_cpp", "onnxruntime_genai", "tokenizers", "torch", "transformers"},
+        {"numpy", "llama_cpp", "onnxruntime_genai", "threadpoolctl", "tokenizers", "torch", "transformers"},
     ),
     "llmkit.evaluate": ({"formats", "types", "errors", "protocols"}, {"numpy"}),
     "llmkit.types": (set(), set()),

@@ -17,7 +17,7 @@ FOLDER = SCRIPTS.parent / "build" / "bench"
 def main() -> None:
     """Parse the command line, make the models needed, measure, print tables to stdout."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure llmkit against its peers.")
-    parser.add_argument("what", choices=("convert", "startup", "open", "kernels", "onnx", "all"))
+    parser.add_argument("what", choices=("convert", "startup", "open", "kernels", "onnx", "onnx-blocks", "all"))
     parser.add_argument("--quick", action="store_true", help="small models and one repetition: a look, not a result")
     parser.add_argument("--repeat", type=int, help="repetitions (default 3; --help and opening take more or fewer)")
     parser.add_argument("--threads", type=int, default=2, help="for llmkit and for the peer's quantiser (default 2)")
@@ -61,6 +61,10 @@ def main() -> None:
         shape, shards = ("llama-60m", 2) if arguments.quick else ("llama-1b", 6)
         show(onnxmodels.conversion(random_model(shape, shards), options, not arguments.no_peer))
         show(onnxmodels.quality(dithered(), options, 2 if arguments.quick else 16, not arguments.no_peer))
+    if arguments.what == "onnx-blocks":  # a matter of choosing defaults
+        options = conversion.Options(repeat, arguments.threads, FOLDER, converter)
+        windows = 2 if arguments.quick else 16
+        show(onnxmodels.quality(dithered(), options, windows, not arguments.no_peer, onnxmodels.BLOCKS))
 
 
 def measure_kernels(arguments: argparse.Namespace) -> None:

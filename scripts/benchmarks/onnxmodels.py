@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -59,40 +60,75 @@ def _command(name: str, checkpoint: Path, folder: Path, options: Options) -> lis
 
 @dataclass(frozen=True)
 class _Variant:
-    """A folder to compare: what it is called, and how llmkit makes it; the builder's has no target."""
+    """A folder to compare: how llmkit makes it, with an importance matrix that has products of so many columns, or
+    none (0); the builder's has no target."""
 
-    name: str
     target: str | None = None
-    weighed: bool = False
-    zero_points: bool = False
+    products: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        if self.target is None:
+            return "builder -p int4 -e cpu"
+        names = {"symmetric": "zero-points"}
+        words = [
+            f"--{names.get(key, key)}{'' if value is False else f' {value}'}" for key, value in self.options.items()
+        ]
+        matrix = [] if self.products is None else ["--imatrix"]
+        beside = [f"(--products {self.products})"] if self.products else []
+        return " ".join([self.target, *words, *matrix, *beside])
 
 
-VARIANTS: Final = (
-    _Variant("builder -p int4 -e cpu"),
-    _Variant("onnx-int4", "onnx-int4"),
-    _Variant("onnx-int4 --imatrix", "onnx-int4", weighed=True),
-    _Variant("onnx-int4 --imatrix --zero-points", "onnx-int4", weighed=True, zero_points=True),
-    _Variant("onnx-int8", "onnx-int8"),
-    _Variant("onnx-fp32", "onnx-fp32"),
+_WIDE: Final = 4096
+_VARIANTS: Final = (
+    _Variant(),
+    _Variant("onnx-int4"),
+    *(_Variant("onnx-int4", products) for products in (0, 128, _WIDE)),
+    _Variant("onnx-int4", _WIDE, {"symmetric": False}),
+    _Variant("onnx-int4", 0, {"recipe": "quality"}),
+    _Variant("onnx-int4", 128, {"recipe": "quality"}),
+    _Variant("onnx-int4", _WIDE, {"recipe": "quality"}),
+    _Variant("onnx-int8"),
+    _Variant("onnx-fp32"),
+)
+BLOCKS: Final = (
+    _Variant(),
+    *(
+        _Variant("onnx-int4", products, {"block_size": size, **zero_points})
+        for products in (None, _WIDE)
+        for size in (16, 32, 64, 128)
+        for zero_points in ({}, {"symmetric": False})
+    ),
 )
 
 
-def quality(checkpoint: Path, options: Options, n_windows: int, with_builder: bool) -> str:
+def quality(
+    checkpoint: Path,
+    options: Options,
+    n_windows: int,
+    with_builder: bool,
+    variants: Sequence[_Variant] = _VARIANTS,
+) -> str:
     """KL divergence from transformers in float32 on windows of technical English, and decoding in turns."""
     import llmkit
 
     windows, other_text = _texts(checkpoint, n_windows)
     text = options.folder / "calibration.txt"
     text.write_text(other_text)
-    matrix = llmkit.compute_importance(
-        checkpoint,
-        text,
-        output=options.folder / "imatrix.gguf",
-        process_output=True,
-        chunks=4 * n_windows,
-        overwrite=True,
-    ).path
-    folders = {v.name: _made(v, checkpoint, matrix, options) for v in VARIANTS if v.target or with_builder}
+    matrices = {
+        products: llmkit.compute_importance(
+            checkpoint,
+            text,
+            output=options.folder / f"imatrix-{products}.gguf",
+            process_output=True,
+            products=products or None,
+            chunks=4 * n_windows,
+            overwrite=True,
+        ).path
+        for products in {v.products for v in variants if v.products is not None}
+    }
+    folders = {v.name: _made(v, checkpoint, matrices, options) for v in variants if v.target or with_builder}
     with llmkit.load(checkpoint, n_threads=options.threads) as session:
         expected = [session.logits(ids) for ids in windows]
     rows = []
@@ -120,7 +156,7 @@ def quality(checkpoint: Path, options: Options, n_windows: int, with_builder: bo
     return table(f"{checkpoint.name}: {n_windows} windows of {WINDOW} tokens, {options.threads} threads", head, rows)
 
 
-def _made(variant: _Variant, checkpoint: Path, matrix: Path, options: Options) -> Path:
+def _made(variant: _Variant, checkpoint: Path, matrices: Mapping[int, Path], options: Options) -> Path:
     import llmkit
 
     folder = options.folder / variant.name.replace(" ", "")
@@ -132,8 +168,8 @@ def _made(variant: _Variant, checkpoint: Path, matrix: Path, options: Options) -
         checkpoint,
         variant.target,
         output=folder,
-        imatrix=matrix if variant.weighed else None,
-        symmetric=False if variant.zero_points else None,
+        imatrix=None if variant.products is None else matrices[variant.products],
+        **variant.options,
     ).path
 
 
