@@ -32,12 +32,13 @@ class Computation:
     """How the graph computes: `type` is that of activations and cache, F32 or F16.
 
     `accuracy_level` is MatMulNBits': 4 rounds activations to 8 bits, 1 computes in float32. `short_positions` is how
-    many tokens LongRoPE's rotation of short texts is for.
+    many tokens LongRoPE's rotation of short texts is for. `multiplies_transposed`: whether FusedMatMul may be used.
     """
 
     type: TensorType
     accuracy_level: int
     short_positions: int | None = None
+    multiplies_transposed: bool = True
 
 
 class Decoder:
@@ -345,7 +346,12 @@ class Decoder:
                 accuracy_level=self._how.accuracy_level,
             )
         # The standard's MatMul wants the matrix transposed, and the embedding could not be shared with it then.
-        product = g.op("FusedMatMul", x, g.weight(tensor), domain=MICROSOFT, name=f"{name}.product", transB=1)
+        matrix = g.weight(tensor)
+        if self._how.multiplies_transposed:
+            product = g.op("FusedMatMul", x, matrix, domain=MICROSOFT, name=f"{name}.product", transB=1)
+        else:  # ONNX Runtime transposes once, when it loads the model
+            transposed = g.op("Transpose", matrix, name=f"{name}.transposed", perm=[1, 0])
+            product = g.op("MatMul", x, transposed, name=f"{name}.product")
         return product if bias is None else g.op("Add", product, bias, name=name)
 
     def _weight(self, name: str) -> Value:

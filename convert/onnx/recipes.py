@@ -159,15 +159,10 @@ def is_onnx_type(name: str) -> bool:
 
 
 def float_type_of(recipe: OnnxRecipe, options: OnnxOptions) -> TensorType:
-    """The type of activations, cache and vectors. Raises UnsupportedError for one that the provider does not have."""
-    provider = find_provider(options.provider)
+    """The type of activations, cache and vectors."""
     if recipe.matrices is not None:
-        return provider.float_type
+        return find_provider(options.provider).float_type
     assert recipe.float_type is not None
-    if not provider.multiplies_transposed:
-        raise UnsupportedError(
-            f"onnx-{recipe.name} for {provider.name} is not written yet; take onnx-int8 or onnx-int4"
-        )
     return recipe.float_type
 
 

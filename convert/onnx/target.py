@@ -69,6 +69,7 @@ def plan_onnx(
         type=float_type_of(recipe, options),
         accuracy_level=provider.accuracy_level if options.accuracy_level is None else options.accuracy_level,
         short_positions=_short_positions(hparams),
+        multiplies_transposed=provider.multiplies_transposed,
     )
     Decoder(graph, hparams, source.structure, {tensor.name: tensor for tensor in tensors}, how).build()
     model = graph.serialize("llmkit", __version__)
