@@ -86,10 +86,10 @@ class OnnxOptions:
         return replace(self, tensor_types=(*self.tensor_types, *MIXTURES[self.mixture](n_layers)))
 
 
-# Blocks of 32 without zero points, as in ONNX Runtime GenAI's builder. On SmolLM2, without an importance matrix and with
-# one that has products, blocks of 64 make the file 10 % smaller and the KL divergence 57 and 39 % larger, blocks of 16
-# the file 19 % larger and, with products, the divergence 38 % smaller. Zero points make it 20 to 24 % smaller, the file
-# 2 % larger, and decoding on a CPU 12 % slower (scripts/bench onnx-blocks).
+# Blocks of 32 without zero points, as in ONNX Runtime GenAI's builder. On SmolLM2, without an importance matrix and
+# with one that has products, blocks of 64 make the file 10 % smaller and the KL divergence 57 and 39 % larger, blocks
+# of 16 the file 19 % larger and, with products, the divergence 38 % smaller. Zero points make it 20 to 24 % smaller,
+# the file 2 % larger, and decoding on a CPU 12 % slower (scripts/bench onnx-blocks).
 _INT4: Final = BlockwiseFormat(4, 32, symmetric=True)
 _INT8: Final = BlockwiseFormat(8, 32, symmetric=True)
 
