@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llmkit.api import convert, load, quantize
     from llmkit.conversion import ConversionResult
     from llmkit.errors import LlmkitError
+    from llmkit.evaluation import Evaluation, evaluate
     from llmkit.importance import ImportanceResult, compute_importance
     from llmkit.protocols import GenerationStats, Message, SamplingOptions, Session
 
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ConversionResult",
+    "Evaluation",
     "GenerationStats",
     "ImportanceResult",
     "LlmkitError",
@@ -31,6 +33,7 @@ __all__ = [
     "__version__",
     "compute_importance",
     "convert",
+    "evaluate",
     "load",
     "quantize",
 ]
@@ -38,6 +41,7 @@ __all__ = [
 _HOMES = {
     "ConversionResult": "llmkit.conversion",
     "load": "llmkit.api",
+    "Evaluation": "llmkit.evaluation",
     "LlmkitError": "llmkit.errors",
     "ImportanceResult": "llmkit.importance",
     "compute_importance": "llmkit.importance",
@@ -49,7 +53,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("convert", "quantize"):
+    if name in ("convert", "evaluate", "quantize"):
         return import_module(f"llmkit.{name}")  # the package, which can be called
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)

@@ -22,6 +22,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "chat": ("llmkit.commands.chat", "chat", "Talk to a model."),
     "generate": ("llmkit.commands.generate", "generate", "Continue a text."),
     "embed": ("llmkit.commands.embed", "embed", "Turn texts into vectors with an embedding model."),
+    "eval": ("llmkit.commands.eval", "command", "Measure how well models predict a text, and how far they are apart."),
     "models": ("llmkit.commands.models", "models", "List the models on this machine."),
 }
 

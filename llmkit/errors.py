@@ -10,6 +10,7 @@
     ├── OutputError            the output cannot be written (exists, no space, no permission)
     ├── DependencyError        an optional package is missing; names the extra to install
     ├── TemplateError          a chat template is broken, refuses the messages, or exceeds its bounds
+    ├── EvaluationError        a text or models that cannot be measured
     └── EngineError            a runtime failed to load or run a model
 
 A message says which file and tensor, what was expected, what was found, and what to do next.
@@ -52,6 +53,10 @@ class NonFiniteError(LlmkitError):
 
 class VerificationError(LlmkitError):
     """What was written differs too much from its source."""
+
+
+class EvaluationError(LlmkitError):
+    """A text is too short, models do not go together, or what one computes is not a number."""
 
 
 class OutputError(LlmkitError):

@@ -91,6 +91,15 @@ class Session(Protocol):
         """
         ...
 
+    def each_logits(
+        self, ids: Sequence[int], *, skip: int = 0, at_a_time: int | None = None
+    ) -> Iterator[NDArray[np.float32]]:
+        """Logits for every position but the first `skip`, pass by pass: float32 [n, n_vocab], of a fresh context.
+
+        An array is valid until the next one is asked for, since it may be the engine's own memory.
+        """
+        ...
+
     def hidden_states(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """The states after the last layer for every token, float32 [n_tokens, n_embd], of a fresh context."""
         ...

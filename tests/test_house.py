@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
         {"formats", "template", "types", "errors", "protocols"},
         {"numpy", "llama_cpp", "onnxruntime_genai", "threadpoolctl", "tokenizers", "torch", "transformers"},
     ),
-    "llmkit.evaluate": ({"formats", "types", "errors", "protocols"}, {"numpy"}),
+    "llmkit.evaluate": ({"kernels", "formats", "types", "errors", "protocols"}, {"numpy"}),
     "llmkit.types": (set(), set()),
     "llmkit.errors": (set(), set()),
     "llmkit.protocols": ({"types"}, {"numpy"}),
@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
 # the API.
 EXCEPTIONS = {
     (package, home) for package in ("llmkit.convert", "llmkit.quantize") for home in ("llmkit.api", "llmkit.conversion")
-}
+} | {("llmkit.evaluate", "llmkit.evaluation")}
 
 # Engines and what belongs to them are imported in their own adapter only.
 ADAPTERS = {

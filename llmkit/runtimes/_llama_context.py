@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -123,21 +123,22 @@ class Context:
             self._outputs[len(part) - 1] = start + len(part) == len(ids)
             self._decode(part)
 
-    def logits(self, ids: Sequence[int], at_a_time: int | None = None) -> NDArray[np.float32]:
-        """Logits after every token of `ids` from an empty cache, float32 [n_tokens, n_vocab].
+    def passes(self, ids: Sequence[int], skip: int, at_a_time: int | None) -> Iterator[NDArray[np.float32]]:
+        """Logits after every token of `ids` but the first `skip`, from an empty cache: llama.cpp's own memory.
 
         at_a_time: how many tokens pass the model together, at most and by default OUTPUT_BATCH.
         """
         at_a_time = min(OUTPUT_BATCH, max(1, at_a_time or OUTPUT_BATCH))
         self.clear()
-        result = np.empty((len(ids), self.n_vocab), np.float32)
-        for start in range(0, len(ids), at_a_time):
+        for start in range(0, skip, self._room):
+            part = ids[start : min(start + self._room, skip)]
+            self._outputs[: len(part)] = 0
+            self._decode(part)
+        for start in range(skip, len(ids), at_a_time):
             part = ids[start : start + at_a_time]
             self._outputs[: len(part)] = 1
             self._decode(part)
-            rows = self._lib.llama_get_logits(self.pointer)
-            result[start : start + len(part)] = np.ctypeslib.as_array(rows, (len(part), self.n_vocab))
-        return result
+            yield np.ctypeslib.as_array(self._lib.llama_get_logits(self.pointer), (len(part), self.n_vocab))
 
     def hidden_states(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """The states after the last layer for every token of `ids`, float32 [n_tokens, n_embd], from an empty cache."""

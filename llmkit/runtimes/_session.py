@@ -80,8 +80,8 @@ class Context(Protocol):
         """The same for one token."""
         ...
 
-    def logits(self, ids: Sequence[int], at_a_time: int | None) -> NDArray[np.float32]:
-        """Logits after every token, of a fresh context."""
+    def passes(self, ids: Sequence[int], skip: int, at_a_time: int | None) -> Iterator[NDArray[np.float32]]:
+        """Logits after every token but the first `skip`, pass by pass, of a fresh context; valid until the next."""
         ...
 
 
@@ -155,9 +155,31 @@ class DecoderSession(ABC):
 
         EngineError if there are more ids than the context holds, none, or one outside the vocabulary.
         """
+        result, end = np.empty((len(ids), self._vocabulary.n_tokens), np.float32), 0
+        for rows in self.each_logits(ids, at_a_time=at_a_time):
+            result[end : end + len(rows)] = rows
+            end += len(rows)
+        return result
+
+    def each_logits(
+        self, ids: Sequence[int], *, skip: int = 0, at_a_time: int | None = None
+    ) -> Iterator[NDArray[np.float32]]:
+        """Logits after every token of `ids` but the first `skip`, float32 [n, n_vocab] of each pass.
+
+        They may be the engine's own memory, and are valid until the next are asked for. at_a_time: as in `logits`; what
+        is skipped passes in larger numbers. Errors: as in `logits`.
+        """
         self._check_generates()
         self._begin(ids)
-        return self._context.logits(ids, at_a_time)
+        return self._passes(ids, skip, at_a_time, self._generation)
+
+    def _passes(
+        self, ids: Sequence[int], skip: int, at_a_time: int | None, generation: int
+    ) -> Iterator[NDArray[np.float32]]:
+        self._check_current(generation)
+        for rows in self._context.passes(ids, skip, at_a_time):
+            yield rows
+            self._check_current(generation)
 
     def generate(self, prompt: str | Sequence[int], options: SamplingOptions | None = None) -> Iterator[str]:
         """Continue `prompt`; yields text as it becomes complete UTF-8.

@@ -73,6 +73,12 @@ class FakeSession:
         rows[np.arange(len(ids)), (np.asarray(ids) + 1) % N_VOCAB] = 10.0
         return rows
 
+    def each_logits(
+        self, ids: Sequence[int], *, skip: int = 0, at_a_time: int | None = None
+    ) -> Iterator[NDArray[np.float32]]:
+        rows, step = self.logits(ids), at_a_time or len(ids)
+        return (rows[start : start + step] for start in range(skip, len(ids), step))
+
     def hidden_states(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Every token's state is 1 in the place of its byte; float32 [n_tokens, 256]."""
         self._check(len(ids))

@@ -133,15 +133,13 @@ class _Context:
         last: NDArray[np.float32] = rows[-1]
         return last
 
-    def logits(self, ids: Sequence[int], at_a_time: int | None) -> NDArray[np.float32]:
+    def passes(self, ids: Sequence[int], skip: int, at_a_time: int | None) -> Iterator[NDArray[np.float32]]:
         self._fresh()
-        result = np.empty((len(ids), self._n_vocab), np.float32)
+        self.feed(ids[:skip])
         step = min(_AT_ONCE, max(1, at_a_time or _AT_ONCE))
-        for start in range(0, len(ids), step):
-            part = ids[start : start + step]
-            self._append(part)
-            result[start : start + len(part)] = self._generator.get_output("logits")[0]
-        return result
+        for start in range(skip, len(ids), step):
+            self._append(ids[start : start + step])
+            yield np.asarray(self._generator.get_output("logits")[0], np.float32)
 
     def _fresh(self) -> None:
         """An empty cache."""

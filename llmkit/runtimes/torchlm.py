@@ -6,7 +6,7 @@ Code that comes with a checkpoint is never run, and weights are read from SafeTe
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -147,10 +147,12 @@ class _Context:
     def step(self, token: int) -> None:
         self._pass([token])
 
-    def logits(self, ids: Sequence[int], at_a_time: int | None) -> NDArray[np.float32]:
+    def passes(self, ids: Sequence[int], skip: int, at_a_time: int | None) -> Iterator[NDArray[np.float32]]:
         self._clear()
+        self.feed(ids[:skip])
         step = min(_AT_ONCE, max(1, at_a_time or _AT_ONCE))
-        return np.concatenate([self._pass(ids[start : start + step]) for start in range(0, len(ids), step)])
+        for start in range(skip, len(ids), step):
+            yield self._pass(ids[start : start + step])
 
     def hidden_states(self, ids: Sequence[int]) -> NDArray[np.float32]:
         self._clear()

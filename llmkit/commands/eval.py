@@ -1,0 +1,103 @@
+"""`llmkit eval`: how well models predict a text, and how far they are from a reference."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from llmkit.evaluation import DEFAULT_CONTEXT, DEFAULT_PROTOCOL, Evaluation, ModelScores, evaluate
+from llmkit.progress import for_stderr, say
+
+_NAMES = {100.0: "maximum", 50.0: "median", 0.0: "minimum"}
+
+
+@click.command("eval")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--reference", metavar="MODEL", help="Compare distributions with those of this model: KL divergence.")
+@click.option(
+    "--text",
+    type=click.Path(),
+    help="UTF-8 text.  [default: 32 windows of the help texts in Python's standard library]",
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(["sliding", "llama.cpp"]),
+    default=DEFAULT_PROTOCOL,
+    show_default=True,
+    help="How the text is cut; with llama.cpp perplexities are those of llama-perplexity.",
+)
+@click.option(
+    "-c",
+    "--context",
+    type=click.IntRange(min=8),
+    default=DEFAULT_CONTEXT,
+    show_default=True,
+    help="Tokens of a window.",
+)
+@click.option("--chunks", type=click.IntRange(min=1), help="Most windows to use.  [default: the whole text]")
+@click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads.  [default: one per core]")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.pass_context
+def command(ctx: click.Context, /, models: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Measure how well each MODEL predicts a text: perplexity, and with --reference the divergence from that model.
+
+    MODEL is a GGUF file, a folder with an ONNX model, or a checkpoint, which runs in transformers. With a reference all
+    run side by side over the same tokens. Ctrl-C keeps what is complete.
+    """
+    result = evaluate(list(models), progress=for_stderr(ctx.obj["quiet"]), **options)
+    if result.interrupted and not ctx.obj["quiet"]:
+        say(f"note: interrupted; these are the first {result.n_windows} windows")
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), indent=2))
+        return
+    click.echo(_table(result))
+    for model in result.models:
+        if model.divergence is not None:
+            click.echo(_details(model))
+
+
+def _table(result: Evaluation) -> str:
+    head = ["model", "perplexity", "bits/byte", "mean KL", "same top", "tokens"]
+    rows = [_row(model, result.reference) for model in result.models]
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = [f"{result.n_windows} windows of {result.context} tokens of {result.text}, protocol {result.protocol}", ""]
+    for name, *cells in [head, *rows]:
+        right = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        lines.append("  ".join([name.ljust(widths[0]), *right]))
+    return "\n".join(lines)
+
+
+def _row(model: ModelScores, reference: str | None) -> list[str]:
+    found = model.divergence
+    return [
+        model.name,
+        f"{model.perplexity.value:.4f} ± {model.perplexity.error:.4f}",
+        f"{model.bits_per_byte:.4f}",
+        ("reference" if model.name == reference else "")
+        if found is None
+        else f"{found.mean_kl.value:.5f} ± {found.mean_kl.error:.5f}",
+        "" if found is None else f"{found.same_top.value:.2%}",
+        f"{model.n_tokens:,}",
+    ]
+
+
+def _details(model: ModelScores) -> str:
+    found = model.divergence
+    assert found is not None
+    kl = "  ".join(f"{_NAMES.get(p, f'{p:g} %')} {value:.5f}" for p, value in found.kl_percentiles.items())
+    delta = "  ".join(f"{_NAMES.get(p, f'{p:g} %')} {value:.2%}" for p, value in found.delta_p_percentiles.items())
+    return "\n".join(
+        [
+            "",
+            model.name,
+            f"  KL divergence        {kl}",
+            f"  ln perplexity ratio  {found.ln_ratio.value:.6f} ± {found.ln_ratio.error:.6f}, correlation of ln "
+            f"perplexities {found.correlation:.2%}",
+            f"  change of p          mean {found.mean_delta_p.value:.3%} ± {found.mean_delta_p.error:.3%}, RMS "
+            f"{found.rms_delta_p.value:.3%} ± {found.rms_delta_p.error:.3%}",
+            f"                       {delta}",
+            f"  same most likely     {found.same_top.value:.3%} ± {found.same_top.error:.3%}",
+        ]
+    )

@@ -1,0 +1,138 @@
+"""Running windows of tokens through models, side by side: their logits are reduced pass by pass, and never kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmkit.errors import EvaluationError
+from llmkit.evaluate.scores import Scores, Values
+from llmkit.evaluate.windows import Window
+from llmkit.kernels.logits import divergences, score_rows
+from llmkit.protocols import Progress, Session
+
+Rows = NDArray[np.float32]
+_AT_ONCE: Final = 128  # tokens of a pass: the logits of more would take much memory
+
+
+@dataclass(slots=True)
+class _Collected:
+    """The arrays of one model, pass after pass."""
+
+    surprises: list[Values] = field(default_factory=list)
+    tops: list[NDArray[np.int64]] = field(default_factory=list)
+    kl: list[Values] = field(default_factory=list)
+
+    def scores(self) -> Scores:
+        return Scores(
+            np.concatenate(self.surprises),
+            np.concatenate(self.tops),
+            np.concatenate(self.kl) if self.kl else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reduced:
+    """Of the logits of one pass."""
+
+    totals: Values
+    surprises: Values
+    tops: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What came of it: scores by the models' names, and of how many windows; fewer than there were if interrupted."""
+
+    scores: Mapping[str, Scores]
+    n_windows: int
+    interrupted: bool
+
+
+def run(sessions: Mapping[str, Session], windows: Sequence[Window], reference: str | None, progress: Progress) -> Run:
+    """Run all windows through the models, which have the same vocabulary.
+
+    sessions: by name. reference: the name of the one whose distributions the others' are compared with. Ctrl-C ends
+    the run after the first window and keeps what is complete.
+
+    Raises EvaluationError for logits that are not numbers or do not fit; EngineError.
+    """
+    collected = {name: _Collected() for name in sessions}
+    total = sum(len(window.ids) for window in windows)
+    progress.start(f"Evaluating {', '.join(sessions)}", total)
+    done = 0
+    try:
+        for window in windows:
+            found = _one(sessions, window, reference)
+            for name, part in found.items():
+                collected[name].surprises += part.surprises
+                collected[name].tops += part.tops
+                collected[name].kl += part.kl
+            done += 1
+            progress.advance(len(window.ids), f"window {done} of {len(windows)}{_state(collected)}")
+    except KeyboardInterrupt:
+        progress.abort()
+        if not done:
+            raise
+    except BaseException:
+        progress.abort()
+        raise
+    else:
+        progress.finish()
+    return Run({name: part.scores() for name, part in collected.items()}, done, done < len(windows))
+
+
+def _state(collected: Mapping[str, _Collected]) -> str:
+    values = [np.exp(np.concatenate(part.surprises).mean()) for part in collected.values()]
+    return f", perplexity {' / '.join(f'{value:.3f}' for value in values)}"
+
+
+def _one(sessions: Mapping[str, Session], window: Window, reference: str | None) -> dict[str, _Collected]:
+    """One window through all models."""
+    found = {name: _Collected() for name in sessions}
+    ids, skip = window.ids[:-1], window.first - 1  # the last token is predicted only
+    targets = np.asarray(window.ids[window.first :], np.int64)
+    passes = [session.each_logits(ids, skip=skip, at_a_time=_AT_ONCE) for session in sessions.values()]
+    begin = 0
+    for parts in zip(*passes, strict=True):
+        rows = dict(zip(sessions, parts, strict=True))
+        _check_shapes(rows)
+        end = begin + len(parts[0])
+        expected = _reduce(reference, rows[reference], targets[begin:end]) if reference is not None else None
+        for name, logits in rows.items():
+            reduced = expected if name == reference and expected else _reduce(name, logits, targets[begin:end])
+            found[name].surprises.append(reduced.surprises)
+            found[name].tops.append(reduced.tops)
+            if reference is not None and expected is not None and name != reference:
+                kl = np.empty(end - begin)
+                divergences(_flat(rows[reference]), _flat(logits), logits.shape[1], expected.totals, reduced.totals, kl)
+                found[name].kl.append(np.maximum(kl, 0.0))  # below zero it is rounding
+        begin = end
+    return found
+
+
+def _flat(logits: Rows) -> Rows:
+    """One logit after the other, where they lie unless an engine has them in another order."""
+    return np.ascontiguousarray(logits).reshape(-1)
+
+
+def _check_shapes(rows: Mapping[str, Rows]) -> None:
+    shapes = {name: part.shape for name, part in rows.items()}
+    if len(set(shapes.values())) > 1:
+        named = ", ".join(f"{name}: {n} x {vocab}" for name, (n, vocab) in shapes.items())
+        raise EvaluationError(f"models with logits of different sizes cannot be compared ({named})")
+
+
+def _reduce(name: str, logits: Rows, targets: NDArray[np.int64]) -> _Reduced:
+    n, n_vocab = logits.shape
+    found = _Reduced(np.empty(n), np.empty(n), np.empty(n, np.int64))
+    score_rows(_flat(logits), n_vocab, targets, found.totals, found.surprises, found.tops)
+    if not np.isfinite(found.surprises).all():
+        row = int(np.flatnonzero(~np.isfinite(found.surprises))[0])
+        what = "are not all numbers" if np.isnan(logits[row]).any() else "leave no probability for a token of the text"
+        raise EvaluationError(f"{name}: its logits {what}; its weights are damaged, or overflow on this text")
+    return found

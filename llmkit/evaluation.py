@@ -1,0 +1,268 @@
+"""The function behind `llmkit eval`: models and a text give perplexities, and divergences from a reference."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from llmkit.errors import EvaluationError
+from llmkit.progress import Silent
+from llmkit.protocols import Progress, Session
+
+if TYPE_CHECKING:
+    from llmkit.evaluate.scores import Divergence, Estimate, Scores
+    from llmkit.evaluate.windows import Window
+
+DEFAULT_CONTEXT: Final = 512
+DEFAULT_PROTOCOL: Final = "sliding"
+DEFAULT_WINDOWS: Final = 32  # of Python's own texts, which are long
+
+Model = "str | os.PathLike[str] | ResolvedModel | Session"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelScores:
+    """What the text showed of one model.
+
+    n_tokens: scored ones. bits_per_byte: of the text that they stand for, which models with other tokens have in
+    common. divergence: from the reference, where there is one and this is another model. seconds: of all models that
+    ran side by side.
+    """
+
+    name: str
+    engine: str
+    n_tokens: int
+    perplexity: Estimate
+    bits_per_byte: float
+    divergence: Divergence | None
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "name": self.name,
+            "engine": self.engine,
+            "tokens": self.n_tokens,
+            "perplexity": {"value": self.perplexity.value, "error": self.perplexity.error},
+            "bits_per_byte": self.bits_per_byte,
+            "divergence": None if self.divergence is None else self.divergence.to_dict(),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What was measured: on which text, in which windows, and of each model, the reference first.
+
+    interrupted: whether Ctrl-C ended it before all windows were through; n_windows are those that count.
+    """
+
+    text: str
+    protocol: str
+    context: int
+    n_windows: int
+    reference: str | None
+    models: tuple[ModelScores, ...]
+    interrupted: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "text": self.text,
+            "protocol": self.protocol,
+            "context": self.context,
+            "windows": self.n_windows,
+            "reference": self.reference,
+            "models": [model.to_dict() for model in self.models],
+            "interrupted": self.interrupted,
+        }
+
+
+def evaluate(
+    models: Any,
+    *,
+    reference: Any = None,
+    text: str | os.PathLike[str] | None = None,
+    protocol: str = DEFAULT_PROTOCOL,
+    context: int = DEFAULT_CONTEXT,
+    chunks: int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure how well models predict a text, and how far their predictions are from a reference's.
+
+    models: one or several: GGUF files, ONNX folders, checkpoints, named as on the command line, or open sessions.
+    reference: such a model; all run side by side over the same tokens then, and must have its vocabulary. Without one
+        models run one after the other, each on its own tokens.
+    text: a UTF-8 file; by default the help texts in Python's standard library, of which 32 windows are taken.
+    protocol: how the text is cut, see `llmkit.evaluate.windows`: "sliding", or "llama.cpp" for what llama-perplexity
+        prints. context: tokens of a window. chunks: how many windows to take at most.
+    threads: by default one per physical core.
+
+    Ctrl-C ends the work after the first window and keeps what is complete.
+
+    Raises EvaluationError for a text that is too short, models that do not go together, or logits that are no numbers,
+    and what loading a model raises.
+    """
+    from llmkit.evaluate.texts import PYTHON_DOCS, python_docs, read_text
+
+    wanted = [models] if _is_one(models) else list(models)
+    if not wanted and reference is None:
+        raise EvaluationError("no model was given")
+    if text is None:
+        name, content, chunks = PYTHON_DOCS, python_docs(), chunks or DEFAULT_WINDOWS
+    else:
+        name, content = os.fspath(text), read_text(Path(text))
+    how = _How(content, protocol, context, chunks, threads, progress or Silent())
+    if reference is None:
+        parts = [_measure({label: model}, None, how) for label, model in _labelled(wanted).items()]
+    else:
+        together = _labelled([reference, *(model for model in wanted if model is not reference)])
+        parts = [_measure(together, next(iter(together)), how)]
+    return Evaluation(
+        text=name,
+        protocol=protocol,
+        context=context,
+        n_windows=min(part.n_windows for part in parts),
+        reference=None if reference is None else parts[0].models[0].name,
+        models=tuple(model for part in parts for model in part.models),
+        interrupted=any(part.interrupted for part in parts),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """The text and how it is to be run."""
+
+    text: str
+    protocol: str
+    context: int
+    chunks: int | None
+    threads: int | None
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What models that ran together gave."""
+
+    models: Sequence[ModelScores]
+    n_windows: int
+    interrupted: bool
+
+
+def _is_one(models: object) -> bool:
+    from llmkit.models import ResolvedModel
+
+    return isinstance(models, str | os.PathLike | ResolvedModel) or hasattr(models, "each_logits")
+
+
+def _labelled(models: Sequence[Any]) -> dict[str, Any]:
+    """The models by name: that of the file or folder; with the folders above it where two are called the same."""
+    paths = [_path_of(model) for model in models]
+    depth = 1
+    while True:
+        labels = ["/".join(path.parts[-depth:]) for path in paths]
+        if len(set(labels)) == len(labels) or depth > max(len(path.parts) for path in paths):
+            break
+        depth += 1
+    found = dict(zip(labels, models, strict=True))
+    if len(found) < len(models):
+        raise EvaluationError(f"a model was given twice: {', '.join(sorted(set(map(str, paths))))}")
+    return found
+
+
+def _path_of(model: Any) -> Path:
+    from llmkit.models import ResolvedModel
+
+    if isinstance(model, ResolvedModel):
+        return model.path
+    if hasattr(model, "each_logits"):
+        return Path(model.info.name)
+    return Path(os.fspath(model))
+
+
+@contextmanager
+def _opened(model: Any, how: _How) -> Iterator[Session]:
+    """The session; one that was given stays open."""
+    from llmkit import runtimes
+    from llmkit.models import ResolvedModel, resolve
+
+    if hasattr(model, "each_logits"):
+        yield model
+        return
+    found = model if isinstance(model, ResolvedModel) else resolve(os.fspath(model), want="loadable", download=False)
+    with runtimes.load(found.path, n_context=how.context, n_threads=how.threads) as session:
+        yield session
+
+
+def _measure(models: Mapping[str, Any], reference: str | None, how: _How) -> _Part:
+    from llmkit.evaluate.running import run
+    from llmkit.evaluate.scores import compare
+    from llmkit.evaluate.windows import cut
+
+    with ExitStack() as stack:
+        sessions = {name: stack.enter_context(_opened(model, how)) for name, model in models.items()}
+        tokens = {name: (_opening(session), session.tokenize(how.text)) for name, session in sessions.items()}
+        (first, (bos, ids)) = next(iter(tokens.items()))
+        for name, found in tokens.items():
+            _check_same(first, tokens[first], name, found, sessions)
+        windows = cut(ids, how.context, how.protocol, bos, how.chunks)
+        started = time.monotonic()
+        result = run(sessions, windows, reference, how.progress)
+        seconds = time.monotonic() - started
+        n_bytes = _bytes_of(sessions[first], windows[: result.n_windows])
+        scores: Mapping[str, Scores] = result.scores
+        rows = [
+            ModelScores(
+                name=name,
+                engine=sessions[name].info.engine,
+                n_tokens=len(found.surprises),
+                perplexity=found.perplexity,
+                bits_per_byte=float(found.surprises.sum()) / 0.6931471805599453 / max(1, n_bytes),
+                divergence=None if reference in (None, name) else compare(found, scores[str(reference)]),
+                seconds=seconds,
+            )
+            for name, found in scores.items()
+        ]
+    return _Part(rows, result.n_windows, result.interrupted)
+
+
+def _opening(session: Session) -> int | None:
+    """The token that the model wants in front of a text, if any."""
+    plain, whole = session.tokenize("a"), session.tokenize("a", add_special=True)
+    return whole[0] if whole[1 : 1 + len(plain)] == plain else None
+
+
+def _check_same(
+    first: str,
+    expected: tuple[int | None, list[int]],
+    name: str,
+    found: tuple[int | None, list[int]],
+    sessions: Mapping[str, Session],
+) -> None:
+    """Raise EvaluationError if two models do not have the same vocabulary, and the same tokens for the text."""
+    sizes = [sessions[model].info.n_vocab for model in (first, name)]
+    if sizes[0] != sizes[1]:
+        problem = f"they have {sizes[0]:,} and {sizes[1]:,} tokens"
+    elif expected[1] != found[1]:
+        place = next((i for i, (a, b) in enumerate(zip(expected[1], found[1], strict=False)) if a != b), 0)
+        problem = f"the text becomes other tokens, from number {place:,} on"
+    elif expected[0] != found[0]:
+        problem = f"their texts begin with tokens {expected[0]} and {found[0]}"
+    else:
+        return
+    raise EvaluationError(
+        f"{name} cannot be compared with {first}: {problem}. Without a reference each runs on its own tokens, and bits "
+        "per byte can be compared"
+    )
+
+
+def _bytes_of(session: Session, windows: Sequence[Window]) -> int:
+    """How many bytes of text the scored tokens stand for."""
+    return sum(len(session.detokenize(window.ids[window.first :]).encode()) for window in windows)
