@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llmkit.evaluation import Evaluation, evaluate
     from llmkit.importance import ImportanceResult, compute_importance
     from llmkit.protocols import GenerationStats, Message, SamplingOptions, Session
+    from llmkit.weights import WeightComparison, compare_weights
 
 __version__ = "0.1.0"
 
@@ -30,7 +31,9 @@ __all__ = [
     "Message",
     "SamplingOptions",
     "Session",
+    "WeightComparison",
     "__version__",
+    "compare_weights",
     "compute_importance",
     "convert",
     "evaluate",
@@ -49,6 +52,8 @@ _HOMES = {
     "Message": "llmkit.protocols",
     "SamplingOptions": "llmkit.protocols",
     "Session": "llmkit.protocols",
+    "WeightComparison": "llmkit.weights",
+    "compare_weights": "llmkit.weights",
 }
 
 

@@ -94,8 +94,9 @@ def compute_importance(
     from llmkit.formats.imatrix import ImatrixFile, write_imatrix
     from llmkit.formats.output import check_output
     from llmkit.models import ResolvedModel, resolve
-    from llmkit.runtimes.importance import collect
+    from llmkit.runtimes.importance import collect, require_engine
 
+    require_engine()
     started = time.monotonic()
     for name, number in (("chunks", chunks), ("threads", threads)):
         if number is not None and number < 1:

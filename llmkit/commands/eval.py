@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from llmkit.evaluation import DEFAULT_CONTEXT, DEFAULT_PROTOCOL, Evaluation, ModelScores, evaluate
 from llmkit.progress import for_stderr, say
@@ -15,6 +16,9 @@ _NAMES = {100.0: "maximum", 50.0: "median", 0.0: "minimum"}
 
 @click.command("eval")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option(
+    "--weights", is_flag=True, help="Compare the weights of a GGUF file with those of its source, the second MODEL."
+)
 @click.option("--reference", metavar="MODEL", help="Compare distributions with those of this model: KL divergence.")
 @click.option(
     "--text",
@@ -40,12 +44,18 @@ _NAMES = {100.0: "maximum", 50.0: "median", 0.0: "minimum"}
 @click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads.  [default: one per core]")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
-def command(ctx: click.Context, /, models: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def command(ctx: click.Context, /, models: tuple[str, ...], weights: bool, as_json: bool, **options: Any) -> None:
     """Measure how well each MODEL predicts a text: perplexity, and with --reference the divergence from that model.
 
     MODEL is a GGUF file, a folder with an ONNX model, or a checkpoint, which runs in transformers. With a reference all
     run side by side over the same tokens. Ctrl-C keeps what is complete.
+
+    --weights needs no runtime: `llmkit eval --weights model-Q4_K_M.gguf path/to/checkpoint` tells the error of every
+    tensor.
     """
+    if weights:
+        _compare_weights(ctx, models, options.pop("threads"), as_json, options)
+        return
     result = evaluate(list(models), progress=for_stderr(ctx.obj["quiet"]), **options)
     if result.interrupted and not ctx.obj["quiet"]:
         say(f"note: interrupted; these are the first {result.n_windows} windows")
@@ -56,6 +66,30 @@ def command(ctx: click.Context, /, models: tuple[str, ...], as_json: bool, **opt
     for model in result.models:
         if model.divergence is not None:
             click.echo(_details(model))
+
+
+def _compare_weights(
+    ctx: click.Context, models: tuple[str, ...], threads: int | None, as_json: bool, options: dict[str, Any]
+) -> None:
+    from llmkit.weights import compare_weights
+
+    given = [name for name in options if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    if len(models) != 2 or given:
+        raise click.UsageError("--weights takes two models, a GGUF file and its source, and no option but --threads")
+    found = compare_weights(*models, threads=threads, progress=for_stderr(ctx.obj["quiet"]))
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+        return
+    width = max(len(tensor.name) for tensor in found.tensors)
+    click.echo(
+        f"{'tensor':<{width}}  {'type':<7}  {'weights':>13}  {'relative RMS':>12}  {'cosine':>9}  {'largest':>8}"
+    )
+    for t in found.tensors:
+        click.echo(
+            f"{t.name:<{width}}  {t.type.name:<7}  {t.n_weights:>13,}  {t.relative:>12.5f}  {t.cosine:>9.6f}  "
+            f"{t.largest:>8.3f}"
+        )
+    click.echo("errors by the root mean square of the source's weights")
 
 
 def _table(result: Evaluation) -> str:

@@ -57,6 +57,11 @@ class Activations:
     notes: tuple[str, ...]
 
 
+def require_engine() -> None:
+    """Raise DependencyError if llama.cpp is not there: before anything is converted for it."""
+    _llama_model.bindings()
+
+
 def collect(
     path: Path,
     text: str,
