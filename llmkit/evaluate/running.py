@@ -94,14 +94,19 @@ def _state(collected: Mapping[str, _Collected]) -> str:
 def _one(sessions: Mapping[str, Session], window: Window, reference: str | None) -> dict[str, _Collected]:
     """One window through all models."""
     found = {name: _Collected() for name in sessions}
-    ids, skip = window.ids[:-1], window.first - 1  # the last token is predicted only
     targets = np.asarray(window.ids[window.first :], np.int64)
-    passes = [session.each_logits(ids, skip=skip, at_a_time=_AT_ONCE) for session in sessions.values()]
+    # The last token passes too, though nothing follows that it predicts: engines compute rows in groups, and those of
+    # an incomplete group may be rounded otherwise.
+    passes = [
+        session.each_logits(window.ids, skip=window.first - 1, at_a_time=_AT_ONCE) for session in sessions.values()
+    ]
     begin = 0
     for parts in zip(*passes, strict=True):
-        rows = dict(zip(sessions, parts, strict=True))
+        end = min(begin + len(parts[0]), len(targets))
+        rows = {name: part[: end - begin] for name, part in zip(sessions, parts, strict=True)}
         _check_shapes(rows)
-        end = begin + len(parts[0])
+        if end == begin:
+            break
         expected = _reduce(reference, rows[reference], targets[begin:end]) if reference is not None else None
         for name, logits in rows.items():
             reduced = expected if name == reference and expected else _reduce(name, logits, targets[begin:end])
