@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmkit.api import convert, load, quantize
+    from llmkit.benchmark import Benchmark, bench
     from llmkit.conversion import ConversionResult
     from llmkit.errors import LlmkitError
     from llmkit.evaluation import Evaluation, evaluate
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Benchmark",
     "ConversionResult",
     "Evaluation",
     "GenerationStats",
@@ -33,6 +35,7 @@ __all__ = [
     "Session",
     "WeightComparison",
     "__version__",
+    "bench",
     "compare_weights",
     "compute_importance",
     "convert",
@@ -42,6 +45,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Benchmark": "llmkit.benchmark",
+    "bench": "llmkit.benchmark",
     "ConversionResult": "llmkit.conversion",
     "load": "llmkit.api",
     "Evaluation": "llmkit.evaluation",

@@ -15,9 +15,9 @@ if TYPE_CHECKING:  # at run time it would bring NumPy into `llmkit --help`
 class Silent:
     """Reports nothing."""
 
-    def start(self, title: str, total_bytes: int) -> None: ...
+    def start(self, title: str, total: int, unit: str = "B") -> None: ...
 
-    def advance(self, n_bytes: int, label: str = "") -> None: ...
+    def advance(self, amount: int, label: str = "") -> None: ...
 
     def finish(self) -> None: ...
 
@@ -37,14 +37,14 @@ class Lines:
         self._started = self._reported = 0.0
         self._lock = Lock()  # worker threads report too
 
-    def start(self, title: str, total_bytes: int) -> None:
-        self._title, self._total, self._done = title, total_bytes, 0
+    def start(self, title: str, total: int, unit: str = "B") -> None:
+        self._title, self._total, self._unit, self._done = title, total, unit, 0
         self._started = self._reported = time.monotonic()
-        self._line(f"{title} ({format_bytes(total_bytes)})")
+        self._line(f"{title} ({format_amount(total, unit)})")
 
-    def advance(self, n_bytes: int, label: str = "") -> None:
+    def advance(self, amount: int, label: str = "") -> None:
         with self._lock:
-            self._done += n_bytes
+            self._done += amount
             now = time.monotonic()
             if now - self._reported >= self.interval:
                 self._reported = now
@@ -72,8 +72,8 @@ class Bar(Lines):
 
     interval = 0.1
 
-    def start(self, title: str, total_bytes: int) -> None:
-        self._title, self._total, self._done = title, total_bytes, 0
+    def start(self, title: str, total: int, unit: str = "B") -> None:
+        self._title, self._total, self._unit, self._done = title, total, unit, 0
         self._started = time.monotonic()
         self._reported = 0.0
 
@@ -81,12 +81,12 @@ class Bar(Lines):
         share = min(1.0, self._done / max(self._total, 1))
         left = f"{elapsed / share - elapsed:.0f} s left" if share > 0.02 else ""
         bar = ("█" * round(24 * share)).ljust(24, "·")
-        speed = format_bytes(int(self._done / max(elapsed, 1e-9)))
+        speed = format_amount(int(self._done / max(elapsed, 1e-9)), self._unit)
         self._draw(f"{self._title} {bar} {100 * share:3.0f} %  {speed}/s  {left}  {label}")
 
     def finish(self) -> None:
         elapsed = time.monotonic() - self._started
-        self._draw(f"{self._title}: {format_bytes(self._done)} in {elapsed:.1f} s")
+        self._draw(f"{self._title}: {format_amount(self._done, self._unit)} in {elapsed:.1f} s")
         self._write("\n")
 
     def abort(self) -> None:
@@ -110,6 +110,11 @@ def say(text: str) -> None:
     """Print a line on stderr; that nobody reads it there is no reason to fail."""
     with suppress(OSError, ValueError):
         print(text, file=sys.stderr, flush=True)
+
+
+def format_amount(n: int, unit: str) -> str:
+    """Bytes (unit B) as `format_bytes` has them, or so many of another unit: 8,192 tokens."""
+    return format_bytes(n) if unit == "B" else f"{n:,} {unit}"
 
 
 def format_bytes(n: int) -> str:

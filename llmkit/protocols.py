@@ -136,11 +136,14 @@ class TokenizerJudge(Protocol):
 
 
 class Progress(Protocol):
-    """Receives the progress of a long task; `llmkit.progress` has a bar, plain lines and silence."""
+    """Receives the progress of a long task; `llmkit.progress` has a bar, plain lines and silence.
 
-    def start(self, title: str, total_bytes: int) -> None: ...
+    Amounts are bytes, or of another `unit`, such as tokens.
+    """
 
-    def advance(self, n_bytes: int, label: str = "") -> None: ...
+    def start(self, title: str, total: int, unit: str = "B") -> None: ...
+
+    def advance(self, amount: int, label: str = "") -> None: ...
 
     def finish(self) -> None: ...
 

@@ -23,11 +23,11 @@ class Recorder:
         self.received = 0
         self.finished = 0
 
-    def start(self, title: str, total_bytes: int) -> None:
-        self.totals.append(total_bytes)
+    def start(self, title: str, total: int, unit: str = "B") -> None:
+        self.totals.append(total)
 
-    def advance(self, n_bytes: int, label: str = "") -> None:
-        self.received += n_bytes
+    def advance(self, amount: int, label: str = "") -> None:
+        self.received += amount
 
     def finish(self) -> None:
         self.finished += 1

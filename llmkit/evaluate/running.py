@@ -63,7 +63,7 @@ def run(sessions: Mapping[str, Session], windows: Sequence[Window], reference: s
     """
     collected = {name: _Collected() for name in sessions}
     total = sum(len(window.ids) for window in windows)
-    progress.start(f"Evaluating {', '.join(sessions)}", total)
+    progress.start(f"Evaluating {', '.join(sessions)}", total, "tokens")
     done = 0
     try:
         for window in windows:

@@ -1,0 +1,121 @@
+"""`llmkit bench`: how fast models are."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from llmkit.benchmark import DEFAULT_GENERATED, DEFAULT_PROMPT, DEFAULT_REPETITIONS, Benchmark, bench
+from llmkit.progress import for_stderr, say
+
+_HEAD = ("model", "size", "engine", "threads", "test", "tokens/s", "load", "first token", "memory")
+
+
+def _numbers(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a list of numbers, such as 128,512") from None
+
+
+@click.command("bench")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option(
+    "-p",
+    "--prompt",
+    default=str(DEFAULT_PROMPT),
+    show_default=True,
+    callback=_numbers,
+    metavar="N,...",
+    help="Lengths of prompts; 0 for none.",
+)
+@click.option(
+    "-n",
+    "--generated",
+    default=str(DEFAULT_GENERATED),
+    show_default=True,
+    callback=_numbers,
+    metavar="N,...",
+    help="Numbers of tokens to pass one by one; 0 for none.",
+)
+@click.option(
+    "-d",
+    "--depth",
+    "depths",
+    default="0",
+    show_default=True,
+    callback=_numbers,
+    metavar="N,...",
+    help="Tokens that the cache holds before.",
+)
+@click.option(
+    "-r",
+    "--repetitions",
+    type=click.IntRange(min=1),
+    default=DEFAULT_REPETITIONS,
+    show_default=True,
+    help="Counted runs of every test, after one that does not count.",
+)
+@click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads.  [default: one per core]")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Of ONNX models: where they run.")
+@click.option("--json", "form", flag_value="json", help="Print JSON, every run included.")
+@click.option("--csv", "form", flag_value="csv", help="Print CSV.")
+@click.option("--md", "form", flag_value="md", help="Print a table for Markdown.")
+@click.pass_context
+def command(ctx: click.Context, /, models: tuple[str, ...], form: str | None, **options: Any) -> None:
+    """Measure how fast each MODEL is: prompts (pp512), tokens one by one (tg128), loading, memory.
+
+    MODEL is a GGUF file, a folder with an ONNX model, or a checkpoint, which runs in transformers. Each runs in a
+    process of its own, one after the other. Ctrl-C keeps what is complete.
+    """
+    quiet = ctx.obj["quiet"]
+    result = bench(list(models), progress=for_stderr(quiet), **options)
+    if not quiet and any(model.interrupted for model in result.models):
+        say("note: interrupted; tests or models are missing")
+    if form == "json":
+        click.echo(json.dumps(result.to_dict(), indent=2))
+        return
+    rows = _rows(result)
+    if form == "csv":
+        click.echo(_csv(rows), nl=False)
+    elif form == "md":
+        lines = [_HEAD, ("---",) * len(_HEAD), *rows]
+        click.echo("\n".join(f"| {' | '.join(cells)} |" for cells in lines))
+    else:
+        click.echo(_aligned([_HEAD, *rows]))
+        click.echo(f"{result.cpu}, {result.n_cpus} CPUs; runs: {result.repetitions}; {_named(result.versions)}")
+
+
+def _rows(result: Benchmark) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+    for model in result.models:
+        memory = "" if model.peak_resident is None else f"{model.peak_resident / 1e6:,.0f} MB"
+        first = "" if model.first_token_seconds is None else f"{model.first_token_seconds:.2f} s"
+        found += [
+            (model.name, f"{model.size / 1e6:,.1f} MB", model.engine, str(model.n_threads), test.name,
+             f"{test.mean:.2f} ± {test.spread:.2f}", f"{model.load_seconds:.2f} s", first, memory)
+            for test in model.tests
+        ]  # fmt: skip
+    return found
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _csv(rows: Sequence[Sequence[str]]) -> str:
+    output = io.StringIO()
+    csv.writer(output, lineterminator="\n").writerows([_HEAD, *rows])
+    return output.getvalue()
+
+
+def _named(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
