@@ -6,7 +6,6 @@ A process of its own gives every engine the same start: its threads, its memory,
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -57,17 +56,16 @@ def _measure(request: dict[str, Any], tell: Any) -> None:
                 found = seconds(session, test, tokens, turn)
                 if turn:
                     tell(test=number, seconds=found)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        tell(peak_resident=peak, peak_anonymous=_anonymous())
+        tell(peak_resident=_memory("VmHWM"), anonymous=_memory("RssAnon"))
 
 
-def _anonymous() -> int | None:
-    """Bytes of memory that are no mapped files, at the end; None where the system does not tell."""
+def _memory(kind: str) -> int | None:
+    """Bytes by /proc (getrusage's peak would start from that of the process before this); None where there is none."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return None
-    found = [line.split() for line in lines if line.startswith("RssAnon:")]
+    found = [line.split() for line in lines if line.startswith(f"{kind}:")]
     return int(found[0][1]) * 1024 if found else None
 
 

@@ -53,8 +53,8 @@ class ModelSpeed:
 
     size: bytes of its files. load_seconds: until it could be used. first_token_seconds: from the first prompt's
     beginning to its first token, the mean of the runs; None where no prompt was measured. peak_resident: bytes of
-    memory at most, mapped files included. anonymous: bytes that are no mapped files, at the end; None where the system
-    does not tell. interrupted: whether Ctrl-C ended it, so that tests or runs are missing.
+    memory at most, mapped files included. anonymous: bytes that are no mapped files, at the end. Both None where the
+    system does not tell. interrupted: whether Ctrl-C ended it, so that tests or runs are missing.
     """
 
     name: str
@@ -216,7 +216,7 @@ def _run(model: Any, request: dict[str, Any], names: Sequence[tuple[str, int]], 
         load_seconds=about["load_seconds"],
         first_token_seconds=None if first is None else statistics.fmean(runs[first]),
         peak_resident=memory.get("peak_resident"),
-        anonymous=memory.get("peak_anonymous"),
+        anonymous=memory.get("anonymous"),
         tests=tuple(
             SpeedTest(name, n_tokens, tuple(n_tokens / seconds for seconds in found))
             for (name, n_tokens), found in zip(names, runs, strict=True)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks import conversion, kernels, onnxmodels, opening, peer, startup
+from benchmarks import conversion, evaluation, kernels, onnxmodels, opening, peer, startup
 from benchmarks.report import machine
 
 SCRIPTS = Path(__file__).resolve().parent.parent
@@ -17,7 +17,7 @@ FOLDER = SCRIPTS.parent / "build" / "bench"
 def main() -> None:
     """Parse the command line, make the models needed, measure, print tables to stdout."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure llmkit against its peers.")
-    parser.add_argument("what", choices=("convert", "startup", "open", "kernels", "onnx", "onnx-blocks", "all"))
+    parser.add_argument("what", choices=("convert", "startup", "open", "kernels", "onnx", "onnx-blocks", "eval", "all"))
     parser.add_argument("--quick", action="store_true", help="small models and one repetition: a look, not a result")
     parser.add_argument("--repeat", type=int, help="repetitions (default 3; --help and opening take more or fewer)")
     parser.add_argument("--threads", type=int, default=2, help="for llmkit and for the peer's quantiser (default 2)")
@@ -41,7 +41,7 @@ def main() -> None:
     repeat = arguments.repeat or (1 if arguments.quick else 3)
     print(machine())
     converter = None
-    if not arguments.no_peer and arguments.what not in ("open", "onnx"):
+    if not arguments.no_peer and arguments.what not in ("open", "onnx", "onnx-blocks", "eval"):
         converter = peer.find_converter(arguments.peer)
     if everything or arguments.what == "startup":
         show(startup.help_text(1 if arguments.quick else 3 * repeat, converter, FOLDER / "log.txt"))
@@ -61,6 +61,9 @@ def main() -> None:
         shape, shards = ("llama-60m", 2) if arguments.quick else ("llama-1b", 6)
         show(onnxmodels.conversion(random_model(shape, shards), options, not arguments.no_peer))
         show(onnxmodels.quality(dithered(), options, 2 if arguments.quick else 16, not arguments.no_peer))
+    if everything or arguments.what == "eval":
+        options = conversion.Options(repeat, arguments.threads, FOLDER, converter)
+        show(evaluation.overhead(q4_k_m(), options, arguments.quick))
     if arguments.what == "onnx-blocks":  # a matter of choosing defaults
         options = conversion.Options(repeat, arguments.threads, FOLDER, converter)
         windows = 2 if arguments.quick else 16
@@ -90,6 +93,14 @@ def smollm2() -> Path:
 def dithered() -> Path:
     """The same with its weights spread inside their quantisation cells."""
     return _made("SmolLM2-135M-Instruct-dithered", "make_checkpoint.py", "--dither")
+
+
+def q4_k_m() -> Path:
+    """SmolLM2-135M-Instruct as a GGUF file of type Q4_K_M."""
+    import llmkit
+
+    path = FOLDER / "SmolLM2-135M-Instruct-Q4_K_M.gguf"
+    return path if path.is_file() else llmkit.convert(smollm2(), "gguf-q4_k_m", output=path).path
 
 
 def random_model(shape: str, shards: int) -> Path:
