@@ -133,7 +133,7 @@ class _Context:
             if shared == 0 or not self._is_whole():
                 self._clear()
             else:
-                self._cache.crop(shared)
+                self._cache.crop(shared - len(self.cached))  # how many to remove, below zero
                 del self.cached[shared:]
         return len(self.cached)
 
@@ -189,6 +189,9 @@ def _bindings() -> tuple[Any, Any]:
 
 
 def _load_model(torch: Any, transformers: Any, folder: Path, dtype: str, device: str) -> Any:
+    bars = transformers.utils.logging
+    was_shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
@@ -200,6 +203,9 @@ def _load_model(torch: Any, transformers: Any, folder: Path, dtype: str, device:
         return model.to(device).eval()
     except Exception as error:  # of a damaged checkpoint it may be any
         raise EngineError(f"{folder}: transformers cannot load this checkpoint: {error}") from error
+    finally:
+        if was_shown:
+            bars.enable_progress_bar()
 
 
 def _ends(folder: Path, settings: Any) -> frozenset[int]:

@@ -60,6 +60,16 @@ def test_the_cache_is_kept_across_turns(session: TorchSession) -> None:
     assert "".join(session.chat(messages, GREEDY)) == second
 
 
+def test_a_prompt_that_goes_another_way(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = TinyLlama(dtype="F32").write(tmp_path / "m")
+    with llmkit.load(folder, n_threads=1) as session:
+        expected = list(session.generate([5, 6, 7, 20, 21], GREEDY))
+        list(session.generate([5, 6, 7, 8, 9, 10], GREEDY))
+        assert session.stats.n_reused == 3
+        assert list(session.generate([5, 6, 7, 20, 21], GREEDY)) == expected
+    assert "Loading weights" not in capfd.readouterr().err
+
+
 def test_what_it_says_of_itself(session: TorchSession) -> None:
     assert session.info.architecture == "llama"
     assert session.info.n_params == 134_515_008
