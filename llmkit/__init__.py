@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llmkit.api import convert, load, quantize
     from llmkit.benchmark import Benchmark, bench
+    from llmkit.comparison import compare
     from llmkit.conversion import ConversionResult
     from llmkit.errors import LlmkitError
+    from llmkit.evaluate.records import Comparison
     from llmkit.evaluation import Evaluation, evaluate
     from llmkit.importance import ImportanceResult, compute_importance
     from llmkit.protocols import GenerationStats, Message, SamplingOptions, Session
@@ -25,6 +27,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Benchmark",
+    "Comparison",
     "ConversionResult",
     "Evaluation",
     "GenerationStats",
@@ -36,6 +39,7 @@ __all__ = [
     "WeightComparison",
     "__version__",
     "bench",
+    "compare",
     "compare_weights",
     "compute_importance",
     "convert",
@@ -47,6 +51,8 @@ __all__ = [
 _HOMES = {
     "Benchmark": "llmkit.benchmark",
     "bench": "llmkit.benchmark",
+    "Comparison": "llmkit.evaluate.records",
+    "compare": "llmkit.comparison",
     "ConversionResult": "llmkit.conversion",
     "load": "llmkit.api",
     "Evaluation": "llmkit.evaluation",

@@ -210,7 +210,7 @@ def _run(model: Any, request: dict[str, Any], names: Sequence[tuple[str, int]], 
         engine=about["engine"],
         architecture=about["architecture"],
         n_params=about["parameters"],
-        size=_size(model.path),
+        size=size_of(model.path),
         n_threads=about["threads"],
         device=about["device"],
         load_seconds=about["load_seconds"],
@@ -226,7 +226,7 @@ def _run(model: Any, request: dict[str, Any], names: Sequence[tuple[str, int]], 
     )
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
     """Bytes of the model's files: of a folder all that is weights or a graph."""
     from llmkit.formats.checkpointfiles import part_of_set
 

@@ -163,18 +163,23 @@ def _is_one(models: object) -> bool:
 
 
 def _labelled(models: Sequence[Any]) -> dict[str, Any]:
-    """The models by name: that of the file or folder; with the folders above it where two are called the same."""
+    """The models by name."""
+    return dict(zip(labels_of(models), models, strict=True))
+
+
+def labels_of(models: Sequence[Any]) -> list[str]:
+    """The names of models: those of files or folders, with the folders above where two are called the same.
+
+    Raises EvaluationError for one that is given twice.
+    """
     paths = [_path_of(model) for model in models]
+    twice = sorted({path.name for path in paths if paths.count(path) > 1})
+    if twice:
+        raise EvaluationError(f"given twice: {', '.join(twice)}")
     depth = 1
-    while True:
-        labels = ["/".join(path.parts[-depth:]) for path in paths]
-        if len(set(labels)) == len(labels) or depth > max(len(path.parts) for path in paths):
-            break
+    while len(set(labels := ["/".join(path.parts[-depth:]) for path in paths])) < len(paths):
         depth += 1
-    found = dict(zip(labels, models, strict=True))
-    if len(found) < len(models):
-        raise EvaluationError(f"a model was given twice: {', '.join(sorted(set(map(str, paths))))}")
-    return found
+    return labels
 
 
 def _path_of(model: Any) -> Path:
@@ -209,10 +214,11 @@ def _measure(models: Mapping[str, Any], reference: str | None, how: _How) -> _Pa
     with ExitStack() as stack:
         sessions = {name: stack.enter_context(_opened(model, how)) for name, model in models.items()}
         tokens = {name: (_opening(session), session.tokenize(how.text)) for name, session in sessions.items()}
-        (first, (bos, ids)) = next(iter(tokens.items()))
-        for name, found in tokens.items():
-            _check_same(first, tokens[first], name, found, sessions)
-        windows = cut(ids, how.context, how.protocol, bos, how.chunks)
+        cuts = {name: cut(ids, how.context, how.protocol, bos, how.chunks) for name, (bos, ids) in tokens.items()}
+        first, windows = next(iter(cuts.items()))
+        for name, other in cuts.items():
+            if sessions[name].info.n_vocab != sessions[first].info.n_vocab or other != windows:
+                raise _unlike(first, tokens[first], name, tokens[name], sessions)
         started = time.monotonic()
         result = run(sessions, windows, reference, how.progress)
         seconds = time.monotonic() - started
@@ -239,25 +245,24 @@ def _opening(session: Session) -> int | None:
     return whole[0] if whole[1 : 1 + len(plain)] == plain else None
 
 
-def _check_same(
+def _unlike(
     first: str,
     expected: tuple[int | None, list[int]],
     name: str,
     found: tuple[int | None, list[int]],
     sessions: Mapping[str, Session],
-) -> None:
-    """Raise EvaluationError if two models do not have the same vocabulary, and the same tokens for the text."""
+) -> EvaluationError:
+    """Why two models do not run over the same tokens."""
     sizes = [sessions[model].info.n_vocab for model in (first, name)]
     if sizes[0] != sizes[1]:
         problem = f"they have {sizes[0]:,} and {sizes[1]:,} tokens"
-    elif expected[1] != found[1]:
-        place = next((i for i, (a, b) in enumerate(zip(expected[1], found[1], strict=False)) if a != b), 0)
-        problem = f"the text becomes other tokens, from number {place:,} on"
     elif expected[0] != found[0]:
         problem = f"their texts begin with tokens {expected[0]} and {found[0]}"
     else:
-        return
-    raise EvaluationError(
+        pairs = enumerate(zip(expected[1], found[1], strict=False))
+        place = next((i for i, (a, b) in pairs if a != b), min(len(expected[1]), len(found[1])))
+        problem = f"the text becomes other tokens, from number {place:,} on"
+    return EvaluationError(
         f"{name} cannot be compared with {first}: {problem}. Without a reference each runs on its own tokens, and bits "
         "per byte can be compared"
     )

@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
         {"formats", "template", "types", "errors", "protocols"},
         {"numpy", "llama_cpp", "onnxruntime_genai", "threadpoolctl", "tokenizers", "torch", "transformers"},
     ),
-    "llmkit.evaluate": ({"kernels", "formats", "types", "errors", "protocols"}, {"numpy"}),
+    "llmkit.evaluate": ({"kernels", "formats", "types", "errors", "protocols"}, {"numpy", "plotly"}),
     "llmkit.types": (set(), set()),
     "llmkit.errors": (set(), set()),
     "llmkit.protocols": ({"types"}, {"numpy"}),

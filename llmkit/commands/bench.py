@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from llmkit.benchmark import DEFAULT_GENERATED, DEFAULT_PROMPT, DEFAULT_REPETITIONS, Benchmark, bench
+from llmkit.commands._tables import aligned, as_csv, markdown, numbers
 from llmkit.progress import for_stderr, say
 
 _HEAD = ("model", "size", "engine", "threads", "test", "tokens/s", "load", "first token", "memory")
-
-
-def _numbers(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not a list of numbers, such as 128,512") from None
 
 
 @click.command("bench")
@@ -30,7 +21,7 @@ def _numbers(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[
     "--prompt",
     default=str(DEFAULT_PROMPT),
     show_default=True,
-    callback=_numbers,
+    callback=numbers,
     metavar="N,...",
     help="Lengths of prompts; 0 for none.",
 )
@@ -39,7 +30,7 @@ def _numbers(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[
     "--generated",
     default=str(DEFAULT_GENERATED),
     show_default=True,
-    callback=_numbers,
+    callback=numbers,
     metavar="N,...",
     help="Numbers of tokens to pass one by one; 0 for none.",
 )
@@ -49,7 +40,7 @@ def _numbers(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[
     "depths",
     default="0",
     show_default=True,
-    callback=_numbers,
+    callback=numbers,
     metavar="N,...",
     help="Tokens that the cache holds before.",
 )
@@ -82,12 +73,11 @@ def command(ctx: click.Context, /, models: tuple[str, ...], form: str | None, **
         return
     rows = _rows(result)
     if form == "csv":
-        click.echo(_csv(rows), nl=False)
+        click.echo(as_csv([_HEAD, *rows]), nl=False)
     elif form == "md":
-        lines = [_HEAD, ("---",) * len(_HEAD), *rows]
-        click.echo("\n".join(f"| {' | '.join(cells)} |" for cells in lines))
+        click.echo(markdown([_HEAD, *rows]))
     else:
-        click.echo(_aligned([_HEAD, *rows]))
+        click.echo(aligned([_HEAD, *rows]))
         click.echo(f"{result.cpu}, {result.n_cpus} CPUs; runs: {result.repetitions}; {_named(result.versions)}")
 
 
@@ -102,19 +92,6 @@ def _rows(result: Benchmark) -> list[tuple[str, ...]]:
             for test in model.tests
         ]  # fmt: skip
     return found
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
-def _csv(rows: Sequence[Sequence[str]]) -> str:
-    output = io.StringIO()
-    csv.writer(output, lineterminator="\n").writerows([_HEAD, *rows])
-    return output.getvalue()
 
 
 def _named(versions: dict[str, str]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from llmkit.commands._tables import aligned
 from llmkit.evaluation import DEFAULT_CONTEXT, DEFAULT_PROTOCOL, Evaluation, ModelScores, evaluate
 from llmkit.progress import for_stderr, say
 
@@ -95,12 +96,8 @@ def _compare_weights(
 def _table(result: Evaluation) -> str:
     head = ["model", "perplexity", "bits/byte", "mean KL", "same top", "tokens"]
     rows = [_row(model, result.reference) for model in result.models]
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = [f"{result.n_windows} windows of {result.context} tokens of {result.text}, protocol {result.protocol}", ""]
-    for name, *cells in [head, *rows]:
-        right = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
-        lines.append("  ".join([name.ljust(widths[0]), *right]))
-    return "\n".join(lines)
+    title = f"{result.n_windows} windows of {result.context} tokens of {result.text}, protocol {result.protocol}"
+    return f"{title}\n\n{aligned([head, *rows])}"
 
 
 def _row(model: ModelScores, reference: str | None) -> list[str]:

@@ -1,0 +1,42 @@
+"""Tables of cells on the terminal, and lists of numbers in options."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+import click
+
+Rows = Sequence[Sequence[str]]
+
+
+def numbers(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[int, ...]:
+    """The numbers of an option's value, such as 128,512."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a list of numbers, such as 128,512") from None
+
+
+def aligned(rows: Rows) -> str:
+    """Columns under each other, the first of them to the left."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for first, *cells in rows:
+        right = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        lines.append("  ".join([first.ljust(widths[0]), *right]))
+    return "\n".join(lines)
+
+
+def markdown(rows: Rows) -> str:
+    """The rows as a table, the first one its head."""
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def as_csv(rows: Rows) -> str:
+    """The rows as CSV, with a line end behind each."""
+    output = io.StringIO()
+    csv.writer(output, lineterminator="\n").writerows(rows)
+    return output.getvalue()

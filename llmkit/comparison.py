@@ -1,0 +1,167 @@
+"""The function behind `llmkit compare`: quality, speed, weights and answers of models, in one table and one page."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from llmkit.benchmark import DEFAULT_GENERATED, DEFAULT_PROMPT, Benchmark, bench
+from llmkit.errors import EvaluationError, UnsupportedError
+from llmkit.evaluate.records import ComparedModel, Comparison
+from llmkit.evaluation import DEFAULT_CONTEXT, Evaluation, evaluate, labels_of
+from llmkit.progress import Silent
+from llmkit.protocols import Progress, SamplingOptions
+
+DEFAULT_REPETITIONS: Final = 3
+QUESTIONS: Final = ("What is gravity?", "Write a Python function that reverses a string.")
+_ANSWER_TOKENS: Final = 96
+
+
+def compare(
+    models: Sequence[Any],
+    *,
+    reference: Any = None,
+    text: str | os.PathLike[str] | None = None,
+    context: int = DEFAULT_CONTEXT,
+    chunks: int | None = None,
+    prompt: Sequence[int] = (DEFAULT_PROMPT,),
+    generated: Sequence[int] = (DEFAULT_GENERATED,),
+    repetitions: int = DEFAULT_REPETITIONS,
+    questions: Sequence[str] = QUESTIONS,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Evaluate and measure models, and let them answer questions.
+
+    models, reference, text, context, chunks: as in `llmkit.evaluate`; prompt, generated, repetitions: as in
+    `llmkit.bench`, with no lengths for no measurement. questions: are answered greedily, by the models' own templates.
+    The errors of the weights are told for GGUF files whose reference is a checkpoint or a GGUF file.
+
+    Raises what evaluating and measuring raise.
+    """
+    progress = progress or Silent()
+    found = evaluate(
+        list(models), reference=reference, text=text, context=context, chunks=chunks, threads=threads, progress=progress
+    )
+    paths = _paths([*([] if reference is None else [reference]), *models])
+    speeds = None
+    if any(prompt) or any(generated):
+        speeds = bench(
+            list(paths.values()),
+            prompt=prompt,
+            generated=generated,
+            repetitions=repetitions,
+            threads=threads,
+            progress=progress,
+        )
+    answers = {name: _answers(path, questions, threads) for name, path in paths.items()} if questions else {}
+    rows = [
+        _row(
+            found,
+            number,
+            path,
+            speeds,
+            answers.get(name, ()),
+            None if reference is None else next(iter(paths.values())),
+        )
+        for number, (name, path) in enumerate(paths.items())
+    ]
+    return Comparison(
+        text=found.text,
+        n_windows=found.n_windows,
+        context=context,
+        models=tuple(rows),
+        questions=tuple(questions),
+        environment=_environment(found, speeds),
+    )
+
+
+def _paths(models: Sequence[Any]) -> dict[str, Path]:
+    """Where the models are, by the names that `evaluate` gives them."""
+    from llmkit.models import ResolvedModel, resolve
+
+    found = []
+    for model in models:
+        if hasattr(model, "each_logits"):
+            raise EvaluationError("open sessions cannot be compared: name files or folders")
+        found.append(
+            model.path
+            if isinstance(model, ResolvedModel)
+            else resolve(os.fspath(model), want="loadable", download=False).path
+        )
+    return dict(zip(labels_of(models), found, strict=True))
+
+
+def _row(
+    evaluation: Evaluation,
+    number: int,
+    path: Path,
+    speeds: Benchmark | None,
+    answers: Sequence[str],
+    reference: Path | None,
+) -> ComparedModel:
+    from llmkit.benchmark import size_of
+
+    quality = evaluation.models[number]
+    divergence = quality.divergence
+    speed = speeds.models[number] if speeds is not None and number < len(speeds.models) else None
+    return ComparedModel(
+        name=quality.name,
+        engine=quality.engine,
+        size=size_of(path),
+        is_reference=quality.name == evaluation.reference,
+        perplexity=(quality.perplexity.value, quality.perplexity.error),
+        bits_per_byte=quality.bits_per_byte,
+        mean_kl=None if divergence is None else (divergence.mean_kl.value, divergence.mean_kl.error),
+        kl_percentiles={} if divergence is None else divergence.kl_percentiles,
+        same_top=None if divergence is None else divergence.same_top.value,
+        speeds={} if speed is None else {test.name: (test.mean, test.spread) for test in speed.tests},
+        load_seconds=None if speed is None else speed.load_seconds,
+        memory=None if speed is None else speed.peak_resident,
+        weight_errors={} if reference is None or reference == path else _weight_errors(path, reference),
+        answers=tuple(answers),
+    )
+
+
+def _weight_errors(path: Path, reference: Path) -> dict[str, float]:
+    """Of a GGUF file; empty for what cannot be compared so."""
+    from llmkit.weights import compare_weights
+
+    if path.suffix.lower() != ".gguf":
+        return {}
+    try:
+        return {tensor.name: tensor.relative for tensor in compare_weights(path, reference).tensors}
+    except (EvaluationError, UnsupportedError):
+        return {}
+
+
+def _answers(path: Path, questions: Sequence[str], threads: int | None) -> list[str]:
+    """Greedy answers; of a model without a chat template how it goes on after the question."""
+    from llmkit import runtimes
+    from llmkit.errors import TemplateError
+
+    options = SamplingOptions(temperature=0, max_tokens=_ANSWER_TOKENS)
+    found = []
+    with runtimes.load(path, n_threads=threads) as session:
+        for question in questions:
+            try:
+                parts = list(session.chat([{"role": "user", "content": question}], options))
+            except TemplateError:
+                parts = list(session.generate(question, options))
+            found.append("".join(parts).strip())
+    return found
+
+
+def _environment(evaluation: Evaluation, speeds: Benchmark | None) -> dict[str, str]:
+    engines = dict.fromkeys(model.engine for model in evaluation.models)
+    found = {"engines": ", ".join(engines)}
+    if speeds is not None:
+        found |= {
+            "processor": f"{speeds.cpu}, {speeds.n_cpus} CPUs, {speeds.models[0].n_threads} threads",
+            "Python": speeds.python,
+            "versions": ", ".join(f"{name} {version}" for name, version in speeds.versions.items()),
+            "runs of each test": str(speeds.repetitions),
+        }
+    return found
