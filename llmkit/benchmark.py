@@ -11,11 +11,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from llmkit.errors import EvaluationError, LlmkitError
 from llmkit.progress import Silent
 from llmkit.protocols import Progress
+
+if TYPE_CHECKING:
+    from llmkit.models import ResolvedModel
 
 DEFAULT_PROMPT: Final = 512
 DEFAULT_GENERATED: Final = 128
@@ -93,7 +96,7 @@ class Benchmark:
 
 
 def bench(
-    models: Any,
+    models: str | os.PathLike[str] | ResolvedModel | Sequence[str | os.PathLike[str] | ResolvedModel],
     *,
     prompt: Sequence[int] = (DEFAULT_PROMPT,),
     generated: Sequence[int] = (DEFAULT_GENERATED,),
@@ -161,7 +164,9 @@ def bench(
     )
 
 
-def _run(model: Any, request: dict[str, Any], names: Sequence[tuple[str, int]], progress: Progress) -> ModelSpeed:
+def _run(
+    model: ResolvedModel, request: dict[str, Any], names: Sequence[tuple[str, int]], progress: Progress
+) -> ModelSpeed:
     """One model in a process of its own."""
     about: dict[str, Any] = {}
     memory: dict[str, Any] = {}

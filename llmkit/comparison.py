@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from llmkit.benchmark import DEFAULT_GENERATED, DEFAULT_PROMPT, Benchmark, bench
 from llmkit.errors import EvaluationError, UnsupportedError
 from llmkit.evaluate.records import ComparedModel, Comparison
-from llmkit.evaluation import DEFAULT_CONTEXT, Evaluation, evaluate, labels_of
+from llmkit.evaluation import DEFAULT_CONTEXT, Evaluation, Model, evaluate, labels_of
 from llmkit.progress import Silent
 from llmkit.protocols import Progress, SamplingOptions
 
@@ -20,9 +20,9 @@ _ANSWER_TOKENS: Final = 96
 
 
 def compare(
-    models: Sequence[Any],
+    models: Sequence[Model],
     *,
-    reference: Any = None,
+    reference: Model | None = None,
     text: str | os.PathLike[str] | None = None,
     context: int = DEFAULT_CONTEXT,
     chunks: int | None = None,
@@ -78,19 +78,18 @@ def compare(
     )
 
 
-def _paths(models: Sequence[Any]) -> dict[str, Path]:
+def _paths(models: Sequence[Model]) -> dict[str, Path]:
     """Where the models are, by the names that `evaluate` gives them."""
     from llmkit.models import ResolvedModel, resolve
 
     found = []
     for model in models:
-        if hasattr(model, "each_logits"):
+        if isinstance(model, ResolvedModel):
+            found.append(model.path)
+        elif isinstance(model, str | os.PathLike):
+            found.append(resolve(os.fspath(model), want="loadable", download=False).path)
+        else:
             raise EvaluationError("open sessions cannot be compared: name files or folders")
-        found.append(
-            model.path
-            if isinstance(model, ResolvedModel)
-            else resolve(os.fspath(model), want="loadable", download=False).path
-        )
     return dict(zip(labels_of(models), found, strict=True))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from llmkit.errors import EvaluationError
 from llmkit.progress import Silent
@@ -17,12 +17,14 @@ from llmkit.protocols import Progress, Session
 if TYPE_CHECKING:
     from llmkit.evaluate.scores import Divergence, Estimate, Scores
     from llmkit.evaluate.windows import Window
+    from llmkit.models import ResolvedModel
+
+# A model as users name it: a path or word, what `llmkit.models.resolve` returned, or an open session.
+Model: TypeAlias = "str | os.PathLike[str] | ResolvedModel | Session"
 
 DEFAULT_CONTEXT: Final = 512
 DEFAULT_PROTOCOL: Final = "sliding"
 DEFAULT_WINDOWS: Final = 32  # of Python's own texts, which are long
-
-Model = "str | os.PathLike[str] | ResolvedModel | Session"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +86,9 @@ class Evaluation:
 
 
 def evaluate(
-    models: Any,
+    models: Model | Sequence[Model],
     *,
-    reference: Any = None,
+    reference: Model | None = None,
     text: str | os.PathLike[str] | None = None,
     protocol: str = DEFAULT_PROTOCOL,
     context: int = DEFAULT_CONTEXT,
@@ -111,7 +113,7 @@ def evaluate(
     """
     from llmkit.evaluate.texts import PYTHON_DOCS, python_docs, read_text
 
-    wanted = [models] if _is_one(models) else list(models)
+    wanted = _as_list(models)
     if not wanted and reference is None:
         raise EvaluationError("no model was given")
     if text is None:
@@ -156,18 +158,18 @@ class _Part:
     interrupted: bool
 
 
-def _is_one(models: object) -> bool:
-    from llmkit.models import ResolvedModel
+def _as_list(models: Model | Sequence[Model]) -> list[Model]:
+    if isinstance(models, Sequence) and not isinstance(models, str):
+        return list(models)
+    return [models]
 
-    return isinstance(models, str | os.PathLike | ResolvedModel) or hasattr(models, "each_logits")
 
-
-def _labelled(models: Sequence[Any]) -> dict[str, Any]:
+def _labelled(models: Sequence[Model]) -> dict[str, Model]:
     """The models by name."""
     return dict(zip(labels_of(models), models, strict=True))
 
 
-def labels_of(models: Sequence[Any]) -> list[str]:
+def labels_of(models: Sequence[Model]) -> list[str]:
     """The names of models: those of files or folders, with the folders above where two are called the same.
 
     Raises EvaluationError for one that is given twice.
@@ -182,31 +184,32 @@ def labels_of(models: Sequence[Any]) -> list[str]:
     return labels
 
 
-def _path_of(model: Any) -> Path:
+def _path_of(model: Model) -> Path:
     from llmkit.models import ResolvedModel
 
     if isinstance(model, ResolvedModel):
         return model.path
-    if hasattr(model, "each_logits"):
-        return Path(model.info.name)
-    return Path(os.fspath(model))
+    return Path(os.fspath(model)) if isinstance(model, str | os.PathLike) else Path(model.info.name)
 
 
 @contextmanager
-def _opened(model: Any, how: _How) -> Iterator[Session]:
+def _opened(model: Model, how: _How) -> Iterator[Session]:
     """The session; one that was given stays open."""
     from llmkit import runtimes
     from llmkit.models import ResolvedModel, resolve
 
-    if hasattr(model, "each_logits"):
+    if isinstance(model, ResolvedModel):
+        found = model
+    elif isinstance(model, str | os.PathLike):
+        found = resolve(os.fspath(model), want="loadable", download=False)
+    else:
         yield model
         return
-    found = model if isinstance(model, ResolvedModel) else resolve(os.fspath(model), want="loadable", download=False)
     with runtimes.load(found.path, n_context=how.context, n_threads=how.threads) as session:
         yield session
 
 
-def _measure(models: Mapping[str, Any], reference: str | None, how: _How) -> _Part:
+def _measure(models: Mapping[str, Model], reference: str | None, how: _How) -> _Part:
     from llmkit.evaluate.running import run
     from llmkit.evaluate.scores import compare
     from llmkit.evaluate.windows import cut

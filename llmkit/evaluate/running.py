@@ -16,6 +16,7 @@ from llmkit.kernels.logits import divergences, score_rows
 from llmkit.protocols import Progress, Session
 
 Rows = NDArray[np.float32]
+_SHOWN: Final = 3  # models in a line of progress
 _AT_ONCE: Final = 128  # tokens of a pass: the logits of more would take much memory
 
 
@@ -63,7 +64,7 @@ def run(sessions: Mapping[str, Session], windows: Sequence[Window], reference: s
     """
     collected = {name: _Collected() for name in sessions}
     total = sum(len(window.ids) for window in windows)
-    progress.start(f"Evaluating {', '.join(sessions)}", total, "tokens")
+    progress.start(f"Evaluating {_named(list(sessions))}", total, "tokens")
     done = 0
     try:
         for window in windows:
@@ -87,8 +88,13 @@ def run(sessions: Mapping[str, Session], windows: Sequence[Window], reference: s
 
 
 def _state(collected: Mapping[str, _Collected]) -> str:
-    values = [np.exp(np.concatenate(part.surprises).mean()) for part in collected.values()]
+    values = [np.exp(np.concatenate(part.surprises).mean()) for part in list(collected.values())[:_SHOWN]]
     return f", perplexity {' / '.join(f'{value:.3f}' for value in values)}"
+
+
+def _named(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _one(sessions: Mapping[str, Session], window: Window, reference: str | None) -> dict[str, _Collected]:
