@@ -15,6 +15,7 @@ from llmkit.progress import Silent
 from llmkit.protocols import Progress, Session
 
 if TYPE_CHECKING:
+    from llmkit.evaluate.choices import ChoiceScores
     from llmkit.evaluate.scores import Divergence, Estimate, Scores
     from llmkit.evaluate.windows import Window
     from llmkit.models import ResolvedModel
@@ -137,6 +138,31 @@ def evaluate(
     )
 
 
+def ask(
+    models: Model | Sequence[Model],
+    questions: str | os.PathLike[str],
+    *,
+    context: int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, ChoiceScores]:
+    """Let models choose answers, and tell how often each is right, by its name.
+
+    questions: a JSON file, see `llmkit.evaluate.choices.read_questions`. context: most tokens of a question with an
+        answer; by default the model's own, at most 4096.
+
+    Raises FormatError for the file, and what loading and running a model raise.
+    """
+    from llmkit.evaluate.choices import answer, read_questions
+
+    asked = read_questions(Path(questions))
+    found = {}
+    for name, model in _labelled(_as_list(models)).items():
+        with _opened(model, context, threads) as session:
+            found[name] = answer(session, asked, progress or Silent())
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class _How:
     """The text and how it is to be run."""
@@ -193,7 +219,7 @@ def _path_of(model: Model) -> Path:
 
 
 @contextmanager
-def _opened(model: Model, how: _How) -> Iterator[Session]:
+def _opened(model: Model, context: int | None, threads: int | None) -> Iterator[Session]:
     """The session; one that was given stays open."""
     from llmkit import runtimes
     from llmkit.models import ResolvedModel, resolve
@@ -205,7 +231,7 @@ def _opened(model: Model, how: _How) -> Iterator[Session]:
     else:
         yield model
         return
-    with runtimes.load(found.path, n_context=how.context, n_threads=how.threads) as session:
+    with runtimes.load(found.path, n_context=context, n_threads=threads) as session:
         yield session
 
 
@@ -215,7 +241,9 @@ def _measure(models: Mapping[str, Model], reference: str | None, how: _How) -> _
     from llmkit.evaluate.windows import cut
 
     with ExitStack() as stack:
-        sessions = {name: stack.enter_context(_opened(model, how)) for name, model in models.items()}
+        sessions = {
+            name: stack.enter_context(_opened(model, how.context, how.threads)) for name, model in models.items()
+        }
         tokens = {name: (_opening(session), session.tokenize(how.text)) for name, session in sessions.items()}
         cuts = {name: cut(ids, how.context, how.protocol, bos, how.chunks) for name, (bos, ids) in tokens.items()}
         first, windows = next(iter(cuts.items()))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from llmkit.commands._tables import aligned
-from llmkit.evaluation import DEFAULT_CONTEXT, DEFAULT_PROTOCOL, Evaluation, ModelScores, evaluate
+from llmkit.evaluation import DEFAULT_CONTEXT, DEFAULT_PROTOCOL, Evaluation, ModelScores, ask, evaluate
 from llmkit.progress import for_stderr, say
 
 _NAMES = {100.0: "maximum", 50.0: "median", 0.0: "minimum"}
@@ -20,6 +21,7 @@ _NAMES = {100.0: "maximum", 50.0: "median", 0.0: "minimum"}
 @click.option(
     "--weights", is_flag=True, help="Compare the weights of a GGUF file with those of its source, the second MODEL."
 )
+@click.option("--choices", type=click.Path(), metavar="FILE.json", help="Ask questions with given answers instead.")
 @click.option("--reference", metavar="MODEL", help="Compare distributions with those of this model: KL divergence.")
 @click.option(
     "--text",
@@ -45,15 +47,29 @@ _NAMES = {100.0: "maximum", 50.0: "median", 0.0: "minimum"}
 @click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads.  [default: one per core]")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
-def command(ctx: click.Context, /, models: tuple[str, ...], weights: bool, as_json: bool, **options: Any) -> None:
+def command(
+    ctx: click.Context,
+    /,
+    models: tuple[str, ...],
+    weights: bool,
+    choices: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Measure how well each MODEL predicts a text: perplexity, and with --reference the divergence from that model.
 
     MODEL is a GGUF file, a folder with an ONNX model, or a checkpoint, which runs in transformers. With a reference all
     run side by side over the same tokens. Ctrl-C keeps what is complete.
 
+    --choices takes a list of {"question": ..., "choices": [...], "answer": 0}: each model takes the answer that it
+    finds likeliest.
+
     --weights needs no runtime: `llmkit eval --weights model-Q4_K_M.gguf path/to/checkpoint` tells the error of every
     tensor.
     """
+    if choices is not None:
+        _ask(ctx, models, choices, options.pop("threads"), as_json, options)
+        return
     if weights:
         _compare_weights(ctx, models, options.pop("threads"), as_json, options)
         return
@@ -69,13 +85,43 @@ def command(ctx: click.Context, /, models: tuple[str, ...], weights: bool, as_js
             click.echo(_details(model))
 
 
+def _ask(
+    ctx: click.Context,
+    models: tuple[str, ...],
+    file: str,
+    threads: int | None,
+    as_json: bool,
+    options: dict[str, Any],
+) -> None:
+    if _given(ctx, options):
+        raise click.UsageError("--choices takes models and --threads, and no other option")
+    found = ask(list(models), file, threads=threads, progress=for_stderr(ctx.obj["quiet"]))
+    if as_json:
+        click.echo(json.dumps({name: asdict(scores) for name, scores in found.items()}, indent=2))
+        return
+    head = ["model", "questions", "accuracy", "by likelihood per byte"]
+    rows = [
+        [
+            name,
+            f"{scores.n_questions:,}",
+            *(f"{x.value:.1%} ± {x.error:.1%}" for x in (scores.accuracy, scores.normalised)),
+        ]
+        for name, scores in found.items()
+    ]
+    click.echo(aligned([head, *rows]))
+
+
+def _given(ctx: click.Context, options: dict[str, Any]) -> list[str]:
+    """The options that were named on the command line."""
+    return [name for name in options if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
+
+
 def _compare_weights(
     ctx: click.Context, models: tuple[str, ...], threads: int | None, as_json: bool, options: dict[str, Any]
 ) -> None:
     from llmkit.weights import compare_weights
 
-    given = [name for name in options if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
-    if len(models) != 2 or given:
+    if len(models) != 2 or _given(ctx, options):
         raise click.UsageError("--weights takes two models, a GGUF file and its source, and no option but --threads")
     found = compare_weights(*models, threads=threads, progress=for_stderr(ctx.obj["quiet"]))
     if as_json:

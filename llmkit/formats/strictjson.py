@@ -63,15 +63,20 @@ def read_json_object(path: Path, *, max_bytes: int = MAX_CONFIG_BYTES) -> dict[s
 
     Raises FormatError when it is missing, larger than `max_bytes`, not valid JSON, or another value.
     """
+    value = read_json(path, max_bytes=max_bytes)
+    if not isinstance(value, dict):
+        raise FormatError(path, f"expected a JSON object, found {json_kind(value)}")
+    return value
+
+
+def read_json(path: Path, *, max_bytes: int = MAX_CONFIG_BYTES) -> Any:
+    """The value in a JSON file. Raises FormatError when it is missing, larger than `max_bytes`, or not valid JSON."""
     file, size = open_regular(path)
     with file:
         if size > max_bytes:
             raise FormatError(path, f"{size:,} bytes; expected at most {max_bytes:,}")
         text = read_exactly(file, size, path)
-    value = parse_json(text, path, allow_nonfinite=True)
-    if not isinstance(value, dict):
-        raise FormatError(path, f"expected a JSON object, found {json_kind(value)}")
-    return value
+    return parse_json(text, path, allow_nonfinite=True)
 
 
 def json_kind(value: object) -> str:
