@@ -73,7 +73,8 @@ class _Variant:
             return "builder -p int4 -e cpu"
         names = {"symmetric": "zero-points"}
         words = [
-            f"--{names.get(key, key)}{'' if value is False else f' {value}'}" for key, value in self.options.items()
+            f"--{names.get(key, key.replace('_', '-'))}{'' if value is False else f' {value}'}"
+            for key, value in self.options.items()
         ]
         matrix = [] if self.products is None else ["--imatrix"]
         beside = [f"(--products {self.products})"] if self.products else []
