@@ -227,12 +227,13 @@ def search_blocks(
     for start in range(0, n_rows, LANES):
         n = min(LANES, n_rows - start)
         for row in range(LANES):
-            squares = 0.0
             for i in range(columns):
-                w = weights[(start + row) * columns + i] if row < n else _ZERO
-                values[i * LANES + row] = w
-                squares += np.float64(w) ** 2
-            means[row] = np.float32(squares / columns)
+                values[i * LANES + row] = weights[(start + row) * columns + i] if row < n else _ZERO
+            if importance.size == 0:
+                squares = 0.0
+                for i in range(columns):
+                    squares += np.float64(values[i * LANES + row]) ** 2
+                means[row] = np.float32(squares / columns)
         for b in range(n_blocks):
             first = b * block_size
             length = min(block_size, columns - first)

@@ -42,10 +42,10 @@ def compare(
     Raises what evaluating and measuring raise.
     """
     progress = progress or Silent()
+    paths = _paths([*([] if reference is None else [reference]), *models])
     found = evaluate(
         list(models), reference=reference, text=text, context=context, chunks=chunks, threads=threads, progress=progress
     )
-    paths = _paths([*([] if reference is None else [reference]), *models])
     speeds = None
     if any(prompt) or any(generated):
         speeds = bench(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -261,7 +262,7 @@ def _measure(models: Mapping[str, Model], reference: str | None, how: _How) -> _
                 engine=sessions[name].info.engine,
                 n_tokens=len(found.surprises),
                 perplexity=found.perplexity,
-                bits_per_byte=float(found.surprises.sum()) / 0.6931471805599453 / max(1, n_bytes),
+                bits_per_byte=float(found.surprises.sum()) / math.log(2) / max(1, n_bytes),
                 divergence=None if reference in (None, name) else compare(found, scores[str(reference)]),
                 seconds=seconds,
             )

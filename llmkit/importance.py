@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from llmkit.errors import FormatError, LlmkitError, OutputError
+from llmkit.errors import LlmkitError, OutputError
 from llmkit.progress import Silent
 from llmkit.protocols import Progress
 
@@ -91,6 +91,7 @@ def compute_importance(
 
     Raises a subclass of LlmkitError; nothing lies at the output's name then.
     """
+    from llmkit.formats.files import read_text
     from llmkit.formats.imatrix import ImatrixFile, write_imatrix
     from llmkit.formats.output import check_output
     from llmkit.models import ResolvedModel, resolve
@@ -108,7 +109,7 @@ def compute_importance(
     for read in (resolved.path, Path(text)):
         if path.exists() and read.exists() and path.samefile(read):
             raise OutputError(f"{path}: is read here; name another file with -o")
-    content = _read_text(Path(text))
+    content = read_text(Path(text), _MAX_TEXT_BYTES, ", and a few million are plenty")
     with _as_gguf(resolved, path.parent, progress) as gguf:
         found = collect(
             gguf,
@@ -145,22 +146,6 @@ def compute_importance(
 def _output_path(output: str) -> Path:
     path = Path(output)
     return path / DEFAULT_OUTPUT if path.is_dir() else path
-
-
-def _read_text(path: Path) -> str:
-    from llmkit.formats.files import open_regular, read_exactly
-
-    file, size = open_regular(path)
-    with file:
-        if size > _MAX_TEXT_BYTES:
-            problem = f"has {size:,} bytes; the text may have {_MAX_TEXT_BYTES:,}, and a few million are plenty"
-            raise FormatError(path, problem)
-        raw = read_exactly(file, size, path)
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        problem = f"not UTF-8 text: byte {raw[error.start]:#04x} at {error.start:,}; save it as UTF-8"
-        raise FormatError(path, problem) from None
 
 
 @contextmanager

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 
 Rows = Sequence[Sequence[str]]
 
 
-def numbers(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[int, ...]:
-    """The numbers of an option's value, such as 128,512."""
+def lengths(*names: str, default: int, help: str) -> Callable[[Any], Any]:
+    """An option that takes numbers of tokens, such as 128,512; the command gets a tuple."""
+    return click.option(*names, default=str(default), show_default=True, callback=_numbers, metavar="N,...", help=help)
+
+
+def _numbers(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from llmkit.benchmark import DEFAULT_GENERATED, DEFAULT_PROMPT, DEFAULT_REPETITIONS, Benchmark, bench
-from llmkit.commands._tables import aligned, as_csv, markdown, numbers
+from llmkit.commands._tables import aligned, as_csv, lengths, markdown
 from llmkit.progress import for_stderr, say
 
 _HEAD = ("model", "size", "engine", "threads", "test", "tokens/s", "load", "first token", "memory")
@@ -16,34 +16,9 @@ _HEAD = ("model", "size", "engine", "threads", "test", "tokens/s", "load", "firs
 
 @click.command("bench")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option(
-    "-p",
-    "--prompt",
-    default=str(DEFAULT_PROMPT),
-    show_default=True,
-    callback=numbers,
-    metavar="N,...",
-    help="Lengths of prompts; 0 for none.",
-)
-@click.option(
-    "-n",
-    "--generated",
-    default=str(DEFAULT_GENERATED),
-    show_default=True,
-    callback=numbers,
-    metavar="N,...",
-    help="Numbers of tokens to pass one by one; 0 for none.",
-)
-@click.option(
-    "-d",
-    "--depth",
-    "depths",
-    default="0",
-    show_default=True,
-    callback=numbers,
-    metavar="N,...",
-    help="Tokens that the cache holds before.",
-)
+@lengths("-p", "--prompt", default=DEFAULT_PROMPT, help="Lengths of prompts; 0 for none.")
+@lengths("-n", "--generated", default=DEFAULT_GENERATED, help="Numbers of tokens to pass one by one; 0 for none.")
+@lengths("-d", "--depth", "depths", default=0, help="Tokens that the cache holds before.")
 @click.option(
     "-r",
     "--repetitions",

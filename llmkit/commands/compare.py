@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from llmkit.commands._tables import aligned, markdown, numbers
+from llmkit.benchmark import DEFAULT_GENERATED, DEFAULT_PROMPT
+from llmkit.commands._tables import aligned, lengths, markdown
 from llmkit.comparison import DEFAULT_REPETITIONS, compare
 from llmkit.evaluate.records import ComparedModel, Comparison
 from llmkit.progress import for_stderr
@@ -22,24 +23,8 @@ from llmkit.progress import for_stderr
 @click.option("--text", type=click.Path(), help="UTF-8 text.  [default: the help texts in Python's standard library]")
 @click.option("-c", "--context", type=click.IntRange(min=8), default=512, show_default=True, help="Tokens of a window.")
 @click.option("--chunks", type=click.IntRange(min=1), help="Most windows to use.  [default: the whole text]")
-@click.option(
-    "-p",
-    "--prompt",
-    default="512",
-    show_default=True,
-    callback=numbers,
-    metavar="N,...",
-    help="Lengths of prompts to time; 0 for none.",
-)
-@click.option(
-    "-n",
-    "--generated",
-    default="128",
-    show_default=True,
-    callback=numbers,
-    metavar="N,...",
-    help="Numbers of tokens to time one by one; 0 for none.",
-)
+@lengths("-p", "--prompt", default=DEFAULT_PROMPT, help="Lengths of prompts to time; 0 for none.")
+@lengths("-n", "--generated", default=DEFAULT_GENERATED, help="Numbers of tokens to time one by one; 0 for none.")
 @click.option(
     "-r",
     "--repetitions",

@@ -88,7 +88,7 @@ def _likelihood(session: Session, text: str, choice: str) -> float:
     # Blanks at the end of the question belong to the answer: tokens begin with them.
     kept = text.rstrip(" ")
     before = session.tokenize(kept, add_special=True)
-    whole = session.tokenize(kept + text[len(kept) :] + choice, add_special=True)
+    whole = session.tokenize(text + choice, add_special=True)
     begin = len(before)
     while whole[:begin] != before[:begin]:  # a token that reaches over the border belongs to the answer
         begin -= 1

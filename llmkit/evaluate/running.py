@@ -27,6 +27,15 @@ class _Collected:
     surprises: list[Values] = field(default_factory=list)
     tops: list[NDArray[np.int64]] = field(default_factory=list)
     kl: list[Values] = field(default_factory=list)
+    surprise: float = 0.0  # of all
+    n_scored: int = 0
+
+    def add(self, part: _Collected) -> None:
+        self.surprises += part.surprises
+        self.tops += part.tops
+        self.kl += part.kl
+        self.surprise += sum(float(values.sum()) for values in part.surprises)
+        self.n_scored += sum(map(len, part.surprises))
 
     def scores(self) -> Scores:
         return Scores(
@@ -70,9 +79,7 @@ def run(sessions: Mapping[str, Session], windows: Sequence[Window], reference: s
         for window in windows:
             found = _one(sessions, window, reference)
             for name, part in found.items():
-                collected[name].surprises += part.surprises
-                collected[name].tops += part.tops
-                collected[name].kl += part.kl
+                collected[name].add(part)
             done += 1
             progress.advance(len(window.ids), f"window {done} of {len(windows)}{_state(collected)}")
     except KeyboardInterrupt:
@@ -88,7 +95,7 @@ def run(sessions: Mapping[str, Session], windows: Sequence[Window], reference: s
 
 
 def _state(collected: Mapping[str, _Collected]) -> str:
-    values = [np.exp(np.concatenate(part.surprises).mean()) for part in list(collected.values())[:_SHOWN]]
+    values = [np.exp(part.surprise / part.n_scored) for part in list(collected.values())[:_SHOWN]]
     return f", perplexity {' / '.join(f'{value:.3f}' for value in values)}"
 
 

@@ -52,6 +52,20 @@ def read_exactly(file: BinaryIO, n_bytes: int, path: Path) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+def read_text(path: Path, most: int, advice: str = "") -> str:
+    """The UTF-8 text in a file of at most `most` bytes; FormatError otherwise, with `advice` on sizes."""
+    file, size = open_regular(path)
+    with file:
+        if size > most:
+            raise FormatError(path, f"has {size:,} bytes; the text may have {most:,}{advice}")
+        raw = read_exactly(file, size, path)
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        problem = f"not UTF-8 text: byte {raw[error.start]:#04x} at {error.start:,}; save it as UTF-8"
+        raise FormatError(path, problem) from None
+
+
 def foreign_content(head: bytes) -> str | None:
     """What a file holds instead of weights, judged by its first bytes; None if they say nothing."""
     if head.startswith(_LFS_POINTER):

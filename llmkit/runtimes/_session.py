@@ -155,8 +155,9 @@ class DecoderSession(ABC):
 
         EngineError if there are more ids than the context holds, none, or one outside the vocabulary.
         """
+        passes = self.each_logits(ids, at_a_time=at_a_time)
         result, end = np.empty((len(ids), self._vocabulary.n_tokens), np.float32), 0
-        for rows in self.each_logits(ids, at_a_time=at_a_time):
+        for rows in passes:
             result[end : end + len(rows)] = rows
             end += len(rows)
         return result
