@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from llmkit.evaluation import Evaluation, evaluate
     from llmkit.importance import ImportanceResult, compute_importance
     from llmkit.protocols import GenerationStats, Message, SamplingOptions, Session
+    from llmkit.tasks import ask, run_tasks
     from llmkit.weights import WeightComparison, compare_weights
 
 __version__ = "0.1.0"
@@ -38,6 +39,7 @@ __all__ = [
     "Session",
     "WeightComparison",
     "__version__",
+    "ask",
     "bench",
     "compare",
     "compare_weights",
@@ -46,6 +48,7 @@ __all__ = [
     "evaluate",
     "load",
     "quantize",
+    "run_tasks",
 ]
 
 _HOMES = {
@@ -59,6 +62,8 @@ _HOMES = {
     "LlmkitError": "llmkit.errors",
     "ImportanceResult": "llmkit.importance",
     "compute_importance": "llmkit.importance",
+    "ask": "llmkit.tasks",
+    "run_tasks": "llmkit.tasks",
     "GenerationStats": "llmkit.protocols",
     "Message": "llmkit.protocols",
     "SamplingOptions": "llmkit.protocols",

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from llmkit.benchmark import DEFAULT_GENERATED, DEFAULT_PROMPT, Benchmark, bench
 from llmkit.errors import EvaluationError, UnsupportedError
 from llmkit.evaluate.records import ComparedModel, Comparison
-from llmkit.evaluation import DEFAULT_CONTEXT, Evaluation, Model, evaluate, labels_of
+from llmkit.evaluation import DEFAULT_CONTEXT, Evaluation, evaluate
 from llmkit.progress import Silent
 from llmkit.protocols import Progress, SamplingOptions
+from llmkit.sessions import Model, labels_of, located
+
+if TYPE_CHECKING:
+    from llmkit.models import ResolvedModel
 
 DEFAULT_REPETITIONS: Final = 3
 QUESTIONS: Final = ("What is gravity?", "Write a Python function that reverses a string.")
@@ -24,6 +28,7 @@ def compare(
     *,
     reference: Model | None = None,
     text: str | os.PathLike[str] | None = None,
+    dataset: str | None = None,
     context: int = DEFAULT_CONTEXT,
     chunks: int | None = None,
     prompt: Sequence[int] = (DEFAULT_PROMPT,),
@@ -35,62 +40,63 @@ def compare(
 ) -> Comparison:
     """Evaluate and measure models, and let them answer questions.
 
-    models, reference, text, context, chunks: as in `llmkit.evaluate`; prompt, generated, repetitions: as in
+    models, reference, text, dataset, context, chunks: as in `llmkit.evaluate`; prompt, generated, repetitions: as in
     `llmkit.bench`, with no lengths for no measurement. questions: are answered greedily, by the models' own templates.
     The errors of the weights are told for GGUF files whose reference is a checkpoint or a GGUF file.
 
     Raises what evaluating and measuring raise.
     """
     progress = progress or Silent()
-    paths = _paths([*([] if reference is None else [reference]), *models])
-    found = evaluate(
-        list(models), reference=reference, text=text, context=context, chunks=chunks, threads=threads, progress=progress
+    first, *others = _located([*([] if reference is None else [reference]), *models])
+    everything = dict(zip(labels_of([first, *others]), [first, *others], strict=True))
+    quality = evaluate(
+        [first, *others] if reference is None else others,
+        reference=None if reference is None else first,
+        text=text,
+        dataset=dataset,
+        context=context,
+        chunks=chunks,
+        threads=threads,
+        progress=progress,
     )
     speeds = None
     if any(prompt) or any(generated):
         speeds = bench(
-            list(paths.values()),
+            list(everything.values()),
             prompt=prompt,
             generated=generated,
             repetitions=repetitions,
             threads=threads,
             progress=progress,
         )
+    paths = {name: model.path for name, model in everything.items()}
     answers = {name: _answers(path, questions, threads) for name, path in paths.items()} if questions else {}
+    source = None if reference is None else first.path
     rows = [
-        _row(
-            found,
-            number,
-            path,
-            speeds,
-            answers.get(name, ()),
-            None if reference is None else next(iter(paths.values())),
-        )
+        _row(quality, number, path, speeds, answers.get(name, ()), source)
         for number, (name, path) in enumerate(paths.items())
     ]
     return Comparison(
-        text=found.text,
-        n_windows=found.n_windows,
+        text=quality.text,
+        n_windows=quality.n_windows,
         context=context,
         models=tuple(rows),
         questions=tuple(questions),
-        environment=_environment(found, speeds),
+        environment=_environment(quality, speeds),
     )
 
 
-def _paths(models: Sequence[Model]) -> dict[str, Path]:
-    """Where the models are, by the names that `evaluate` gives them."""
-    from llmkit.models import ResolvedModel, resolve
+def _located(models: Sequence[Model]) -> list[ResolvedModel]:
+    from llmkit.models import ResolvedModel
 
+    if not models:
+        raise EvaluationError("no model was given")
     found = []
     for model in models:
-        if isinstance(model, ResolvedModel):
-            found.append(model.path)
-        elif isinstance(model, str | os.PathLike):
-            found.append(resolve(os.fspath(model), want="loadable", download=False).path)
-        else:
+        if not isinstance(model, str | os.PathLike | ResolvedModel):
             raise EvaluationError("open sessions cannot be compared: name files or folders")
-    return dict(zip(labels_of(models), found, strict=True))
+        found.append(located(model))
+    return found
 
 
 def _row(

@@ -5,24 +5,20 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 from llmkit.errors import EvaluationError
 from llmkit.progress import Silent
 from llmkit.protocols import Progress, Session
+from llmkit.sessions import Model, as_list, labelled, opened
 
 if TYPE_CHECKING:
-    from llmkit.evaluate.choices import ChoiceScores
     from llmkit.evaluate.scores import Divergence, Estimate, Scores
     from llmkit.evaluate.windows import Window
-    from llmkit.models import ResolvedModel
-
-# A model as users name it: a path or word, what `llmkit.models.resolve` returned, or an open session.
-Model: TypeAlias = "str | os.PathLike[str] | ResolvedModel | Session"
 
 DEFAULT_CONTEXT: Final = 512
 DEFAULT_PROTOCOL: Final = "sliding"
@@ -92,6 +88,7 @@ def evaluate(
     *,
     reference: Model | None = None,
     text: str | os.PathLike[str] | None = None,
+    dataset: str | None = None,
     protocol: str = DEFAULT_PROTOCOL,
     context: int = DEFAULT_CONTEXT,
     chunks: int | None = None,
@@ -104,6 +101,7 @@ def evaluate(
     reference: such a model; all run side by side over the same tokens then, and must have its vocabulary. Without one
         models run one after the other, each on its own tokens.
     text: a UTF-8 file; by default the help texts in Python's standard library, of which 32 windows are taken.
+    dataset: of the Hugging Face hub, instead of a file, see `llmkit.hubtexts.fetch_text`.
     protocol: how the text is cut, see `llmkit.evaluate.windows`: "sliding", or "llama.cpp" for what llama-perplexity
         prints. context: tokens of a window. chunks: how many windows to take at most.
     threads: by default one per physical core.
@@ -115,18 +113,25 @@ def evaluate(
     """
     from llmkit.evaluate.texts import PYTHON_DOCS, python_docs, read_text
 
-    wanted = _as_list(models)
+    wanted = as_list(models)
     if not wanted and reference is None:
         raise EvaluationError("no model was given")
-    if text is None:
-        name, content, chunks = PYTHON_DOCS, python_docs(), chunks or DEFAULT_WINDOWS
-    else:
+    if text is not None and dataset is not None:
+        raise EvaluationError("both a text and a dataset were given")
+    if dataset is not None:
+        from llmkit.hubtexts import fetch_text
+
+        found = fetch_text(dataset, progress=progress)
+        name, content = found.name, found.text
+    elif text is not None:
         name, content = os.fspath(text), read_text(Path(text))
+    else:
+        name, content, chunks = PYTHON_DOCS, python_docs(), chunks or DEFAULT_WINDOWS
     how = _How(content, protocol, context, chunks, threads, progress or Silent())
     if reference is None:
-        parts = [_measure({label: model}, None, how) for label, model in _labelled(wanted).items()]
+        parts = [_measure({label: model}, None, how) for label, model in labelled(wanted).items()]
     else:
-        together = _labelled([reference, *(model for model in wanted if model is not reference)])
+        together = labelled([reference, *(model for model in wanted if model is not reference)])
         parts = [_measure(together, next(iter(together)), how)]
     return Evaluation(
         text=name,
@@ -137,31 +142,6 @@ def evaluate(
         models=tuple(model for part in parts for model in part.models),
         interrupted=any(part.interrupted for part in parts),
     )
-
-
-def ask(
-    models: Model | Sequence[Model],
-    questions: str | os.PathLike[str],
-    *,
-    context: int | None = None,
-    threads: int | None = None,
-    progress: Progress | None = None,
-) -> dict[str, ChoiceScores]:
-    """Let models choose answers, and tell how often each is right, by its name.
-
-    questions: a JSON file, see `llmkit.evaluate.choices.read_questions`. context: most tokens of a question with an
-        answer; by default the model's own, at most 4096.
-
-    Raises FormatError for the file, and what loading and running a model raise.
-    """
-    from llmkit.evaluate.choices import answer, read_questions
-
-    asked = read_questions(Path(questions))
-    found = {}
-    for name, model in _labelled(_as_list(models)).items():
-        with _opened(model, context, threads) as session:
-            found[name] = answer(session, asked, progress or Silent())
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,57 +165,6 @@ class _Part:
     interrupted: bool
 
 
-def _as_list(models: Model | Sequence[Model]) -> list[Model]:
-    if isinstance(models, Sequence) and not isinstance(models, str):
-        return list(models)
-    return [models]
-
-
-def _labelled(models: Sequence[Model]) -> dict[str, Model]:
-    """The models by name."""
-    return dict(zip(labels_of(models), models, strict=True))
-
-
-def labels_of(models: Sequence[Model]) -> list[str]:
-    """The names of models: those of files or folders, with the folders above where two are called the same.
-
-    Raises EvaluationError for one that is given twice.
-    """
-    paths = [_path_of(model) for model in models]
-    twice = sorted({path.name for path in paths if paths.count(path) > 1})
-    if twice:
-        raise EvaluationError(f"given twice: {', '.join(twice)}")
-    depth = 1
-    while len(set(labels := ["/".join(path.parts[-depth:]) for path in paths])) < len(paths):
-        depth += 1
-    return labels
-
-
-def _path_of(model: Model) -> Path:
-    from llmkit.models import ResolvedModel
-
-    if isinstance(model, ResolvedModel):
-        return model.path
-    return Path(os.fspath(model)) if isinstance(model, str | os.PathLike) else Path(model.info.name)
-
-
-@contextmanager
-def _opened(model: Model, context: int | None, threads: int | None) -> Iterator[Session]:
-    """The session; one that was given stays open."""
-    from llmkit import runtimes
-    from llmkit.models import ResolvedModel, resolve
-
-    if isinstance(model, ResolvedModel):
-        found = model
-    elif isinstance(model, str | os.PathLike):
-        found = resolve(os.fspath(model), want="loadable", download=False)
-    else:
-        yield model
-        return
-    with runtimes.load(found.path, n_context=context, n_threads=threads) as session:
-        yield session
-
-
 def _measure(models: Mapping[str, Model], reference: str | None, how: _How) -> _Part:
     from llmkit.evaluate.running import run
     from llmkit.evaluate.scores import compare
@@ -243,7 +172,7 @@ def _measure(models: Mapping[str, Model], reference: str | None, how: _How) -> _
 
     with ExitStack() as stack:
         sessions = {
-            name: stack.enter_context(_opened(model, how.context, how.threads)) for name, model in models.items()
+            name: stack.enter_context(opened(model, how.context, how.threads)) for name, model in models.items()
         }
         tokens = {name: (_opening(session), session.tokenize(how.text)) for name, session in sessions.items()}
         cuts = {name: cut(ids, how.context, how.protocol, bos, how.chunks) for name, (bos, ids) in tokens.items()}

@@ -81,7 +81,7 @@ class RevisionNotFoundError(ModelNotFoundError):
 def list_files(repo: str, revision: str | None = None) -> Listing:
     """Ask the hub for the commit and files of a repository: one request. Raises as `fetch` does."""
     constants = hubcache.hub_constants()
-    with _translated(repo, revision):
+    with translated(repo, revision):
         from huggingface_hub import HfApi
 
         api = HfApi(library_name="llmkit", library_version=__version__)
@@ -127,10 +127,10 @@ def _fetch_files(listing: Listing, names: Sequence[str], folder: Path, progress:
         shown.start(f"Downloading {listing.repo}", total)
     from huggingface_hub import hf_hub_download
 
-    with _translated(listing.repo, listing.revision), _quiet_library():
+    with translated(listing.repo, listing.revision), quiet_library():
         for name in wanted:
             present = (folder / name).exists()
-            bar = _bar_class(shown, name)
+            bar = bar_class(shown, name)
             path = hf_hub_download(
                 listing.repo,
                 name,
@@ -177,12 +177,13 @@ class _Bar:
     def __exit__(self, *exc: object) -> None: ...
 
 
-def _bar_class(progress: Progress, name: str) -> type[_Bar]:
+def bar_class(progress: Progress, name: str) -> type[_Bar]:
+    """What stands for tqdm in a download and reports to `progress` instead."""
     return type("Bar", (_Bar,), {"progress": progress, "label": name, "received": 0})
 
 
 @contextmanager
-def _quiet_library() -> Iterator[None]:
+def quiet_library() -> Iterator[None]:
     """Keep huggingface_hub's warnings (each retry) from breaking the progress bar; errors still come as exceptions."""
     import logging
 
@@ -210,23 +211,23 @@ def _check_space(n_bytes: int, listing: Listing) -> None:
 
 
 @contextmanager
-def _translated(repo: str, revision: str | None) -> Iterator[None]:
+def translated(repo: str, revision: str | None, kind: hubcache.Kind = "model") -> Iterator[None]:
     """Turn whatever huggingface_hub raises into an LlmkitError."""
     try:
         yield
     except LlmkitError:
         raise
     except Exception as error:  # the HTTP client's own exceptions come through, and their package varies
-        raise _translate(error, repo, revision) from error
+        raise _translate(error, repo, revision, kind) from error
 
 
-def _translate(error: Exception, repo: str, revision: str | None) -> LlmkitError:
+def _translate(error: Exception, repo: str, revision: str | None, kind: hubcache.Kind) -> LlmkitError:
     from huggingface_hub import __version__ as library_version
     from huggingface_hub import errors, get_token
 
     constants = hubcache.hub_constants()
     where = _label(repo, revision)
-    page = f"{constants.ENDPOINT}/{repo}"
+    page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo}"
     login = "log in with `hf auth login`, or set HF_TOKEN"
     has_token = bool(get_token())
     for cause in _causes(error):
@@ -245,7 +246,7 @@ def _translate(error: Exception, repo: str, revision: str | None) -> LlmkitError
             )
         if isinstance(cause, errors.RepositoryNotFoundError):
             private = "your token may not read it" if has_token else f"if it is private, {login}"
-            return ModelNotFoundError(f"The hub has no model {repo} ({page}); check the spelling, and {private}.")
+            return ModelNotFoundError(f"The hub has no {kind} {repo} ({page}); check the spelling, and {private}.")
         if isinstance(cause, errors.HfHubHTTPError):
             return HubError(_http_message(cause.response.status_code, where, constants.ENDPOINT, login))
         if isinstance(cause, errors.OfflineModeIsEnabled):

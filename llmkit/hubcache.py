@@ -4,6 +4,8 @@ Layout, as the huggingface_hub documentation fixes it ("Understand caching"):
 
     models--<org>--<name>/refs/<revision>        a commit hash
     models--<org>--<name>/snapshots/<commit>/    the files, links into blobs/
+
+and the same under datasets--<org>--<name>.
 """
 
 from __future__ import annotations
@@ -14,13 +16,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Final
+from typing import Final, Literal
 
 from llmkit.errors import FormatError
 from llmkit.formats.checkpointfiles import CONFIG, Contents, contents, repo_of_cache_folder
 from llmkit.formats.shardindex import read_weight_map
 
 COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+Kind = Literal["model", "dataset"]  # of a repository
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +55,17 @@ def is_offline() -> bool:
     return bool(hub_constants().HF_HUB_OFFLINE)
 
 
-def repo_folder(repo: str) -> Path:
-    """The cache folder of the model repository `org/name`."""
-    return cache_folder() / "--".join(("models", *repo.split("/")))
+def repo_folder(repo: str, kind: Kind = "model") -> Path:
+    """The cache folder of the repository `org/name`."""
+    return cache_folder() / "--".join((f"{kind}s", *repo.split("/")))
 
 
-def cached_commit(repo: str, revision: str | None) -> str | None:
+def cached_commit(repo: str, revision: str | None, kind: Kind = "model") -> str | None:
     """The commit that `revision` had when it was last fetched; None if it never was.
 
     Without a revision: that of `main`, else of the snapshot that was made last.
     """
-    folder = repo_folder(repo)
+    folder = repo_folder(repo, kind)
     if revision is not None and COMMIT.fullmatch(revision):
         return revision if (folder / "snapshots" / revision).is_dir() else None
     reference = folder / "refs" / (revision or "main")

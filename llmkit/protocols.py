@@ -66,6 +66,8 @@ class SessionInfo:
     n_threads: int
     load_seconds: float
     extra: Mapping[str, str] = field(default_factory=dict)
+    bos: int | None = None  # the tokens for the beginning and the end of a text
+    eos: int | None = None
 
 
 class Session(Protocol):
@@ -97,6 +99,15 @@ class Session(Protocol):
         """Logits for every position but the first `skip`, pass by pass: float32 [n, n_vocab], of a fresh context.
 
         An array is valid until the next one is asked for, since it may be the engine's own memory.
+        """
+        ...
+
+    def each_continuation(
+        self, prefix: Sequence[int], continuations: Sequence[Sequence[int]]
+    ) -> Iterator[NDArray[np.float32]]:
+        """Logits that predict the tokens of each continuation of `prefix`: float32 [n_tokens of it, n_vocab].
+
+        What the KV cache shares with the prefix is not processed again. An array is valid until the next.
         """
         ...
 

@@ -132,6 +132,8 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             path = urlsplit(self.path).path
             if path.startswith("/api/models/"):
                 self.api(path.removeprefix("/api/models/"))
+            elif path.startswith("/api/datasets/"):  # in `repos` their names begin with datasets/, as in addresses
+                self.api(path.removeprefix("/api/"))
             elif "/resolve/" in path:
                 self.resolve(path)
             else:

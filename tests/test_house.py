@@ -32,12 +32,13 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     ),
     "llmkit.convert": ({"kernels", "quantize", "formats", "types", "errors", "protocols"}, {"numpy", "yaml"}),
     "llmkit.formats.pytorch": ({"formats.files", "types", "errors"}, {"torch"}),
+    "llmkit.formats.parquet": ({"errors"}, {"pyarrow"}),
     "llmkit.formats": ({"types", "errors", "protocols"}, {"numpy"}),
     "llmkit.runtimes": (
         {"formats", "template", "types", "errors", "protocols"},
         {"numpy", "llama_cpp", "onnxruntime_genai", "threadpoolctl", "tokenizers", "torch", "transformers"},
     ),
-    "llmkit.evaluate": ({"kernels", "formats", "types", "errors", "protocols"}, {"numpy", "plotly"}),
+    "llmkit.evaluate": ({"kernels", "formats", "types", "errors", "protocols"}, {"numpy", "plotly", "lm_eval"}),
     "llmkit.types": (set(), set()),
     "llmkit.errors": (set(), set()),
     "llmkit.protocols": ({"types"}, {"numpy"}),
@@ -59,6 +60,8 @@ ADAPTERS = {
     "onnxruntime_genai": ("llmkit.runtimes.ort",),
     "jinja2": ("llmkit.template",),
     "huggingface_hub": ("llmkit.hub",),
+    "pyarrow": ("llmkit.formats.parquet",),
+    "lm_eval": ("llmkit.evaluate.harness",),
 }
 # Slow to import (0.1 s and more): inside functions, or in modules that are imported only when they are needed.
 SLOW = {"numba", "numpy", "torch", "transformers", "llama_cpp", "jinja2", "huggingface_hub", "yaml", "gguf"}

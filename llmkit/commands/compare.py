@@ -21,6 +21,11 @@ from llmkit.progress import for_stderr
 @click.option("--report", type=click.Path(dir_okay=False), metavar="FILE.html", help="Also write a page with plots.")
 @click.option("--overwrite", is_flag=True, help="Replace the report if it exists.")
 @click.option("--text", type=click.Path(), help="UTF-8 text.  [default: the help texts in Python's standard library]")
+@click.option(
+    "--dataset",
+    metavar="NAME",
+    help="Text from the Hugging Face hub instead: wikitext, or org/name[/configuration[/split]].",
+)
 @click.option("-c", "--context", type=click.IntRange(min=8), default=512, show_default=True, help="Tokens of a window.")
 @click.option("--chunks", type=click.IntRange(min=1), help="Most windows to use.  [default: the whole text]")
 @lengths("-p", "--prompt", default=DEFAULT_PROMPT, help="Lengths of prompts to time; 0 for none.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -10,8 +11,9 @@ import click
 from click.core import ParameterSource
 
 from llmkit.commands._tables import aligned
-from llmkit.evaluation import DEFAULT_CONTEXT, DEFAULT_PROTOCOL, Evaluation, ModelScores, ask, evaluate
+from llmkit.evaluation import DEFAULT_CONTEXT, DEFAULT_PROTOCOL, Evaluation, ModelScores, evaluate
 from llmkit.progress import for_stderr, say
+from llmkit.tasks import ask, run_tasks
 
 _NAMES = {100.0: "maximum", 50.0: "median", 0.0: "minimum"}
 
@@ -22,11 +24,28 @@ _NAMES = {100.0: "maximum", 50.0: "median", 0.0: "minimum"}
     "--weights", is_flag=True, help="Compare the weights of a GGUF file with those of its source, the second MODEL."
 )
 @click.option("--choices", type=click.Path(), metavar="FILE.json", help="Ask questions with given answers instead.")
+@click.option("--tasks", metavar="NAMES", help="Run tasks of lm-evaluation-harness instead, separated by commas.")
+@click.option(
+    "--include",
+    type=click.Path(),
+    multiple=True,
+    metavar="FOLDER",
+    help="Further tasks for --tasks, as YAML files, whose Python functions run: take none from strangers.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Most samples of each task.  [default: all]")
+@click.option(
+    "--few-shot", type=click.IntRange(min=0), help="Examples before each question of a task.  [default: as it says]"
+)
 @click.option("--reference", metavar="MODEL", help="Compare distributions with those of this model: KL divergence.")
 @click.option(
     "--text",
     type=click.Path(),
     help="UTF-8 text.  [default: 32 windows of the help texts in Python's standard library]",
+)
+@click.option(
+    "--dataset",
+    metavar="NAME",
+    help="Text from the Hugging Face hub instead: wikitext, or org/name[/configuration[/split]].",
 )
 @click.option(
     "--protocol",
@@ -53,6 +72,10 @@ def command(
     models: tuple[str, ...],
     weights: bool,
     choices: str | None,
+    tasks: str | None,
+    include: tuple[str, ...],
+    limit: int | None,
+    few_shot: int | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -64,9 +87,20 @@ def command(
     --choices takes a list of {"question": ..., "choices": [...], "answer": 0}: each model takes the answer that it
     finds likeliest.
 
+    --tasks hellaswag,arc_easy runs tasks of lm-evaluation-harness, which fetch their data from the Hugging Face hub, or
+    such tasks as YAML files describe.
+
     --weights needs no runtime: `llmkit eval --weights model-Q4_K_M.gguf path/to/checkpoint` tells the error of every
     tensor.
     """
+    kinds = [name for name, given in (("--weights", weights), ("--choices", choices), ("--tasks", tasks)) if given]
+    if len(kinds) > 1:
+        raise click.UsageError(f"{' and '.join(kinds)} exclude each other")
+    if tasks is not None:
+        _run_tasks(ctx, models, tasks, include, limit, few_shot, as_json, options)
+        return
+    if include or limit or few_shot is not None:
+        raise click.UsageError("--include, --limit and --few-shot belong to --tasks")
     if choices is not None:
         _ask(ctx, models, choices, options.pop("threads"), as_json, options)
         return
@@ -107,6 +141,51 @@ def _ask(
             *(f"{x.value:.1%} ± {x.error:.1%}" for x in (scores.accuracy, scores.normalised)),
         ]
         for name, scores in found.items()
+    ]
+    click.echo(aligned([head, *rows]))
+
+
+def _run_tasks(
+    ctx: click.Context,
+    models: tuple[str, ...],
+    tasks: str,
+    include: tuple[str, ...],
+    limit: int | None,
+    few_shot: int | None,
+    as_json: bool,
+    options: dict[str, Any],
+) -> None:
+    if set(_given(ctx, options)) - {"context", "threads"}:
+        raise click.UsageError(
+            "--tasks takes models, --include, --limit, --few-shot, --context, --threads, and no other option"
+        )
+    found = run_tasks(
+        list(models),
+        [name.strip() for name in tasks.split(",") if name.strip()],
+        folders=include,
+        limit=limit,
+        n_few_shot=few_shot,
+        context=options["context"] if _given(ctx, {"context": None}) else None,
+        threads=options["threads"],
+        progress=for_stderr(ctx.obj["quiet"]),
+    )
+    if as_json:
+        click.echo(
+            json.dumps({name: [score.to_dict() for score in scores] for name, scores in found.items()}, indent=2)
+        )
+        return
+    head = ["model", "task", "few-shot", "samples", "metric", "value"]
+    rows = [
+        [
+            name,
+            one.task,
+            str(one.n_few_shot),
+            f"{one.n_samples:,}",
+            one.metric if one.filter == "none" else f"{one.metric} ({one.filter})",
+            f"{one.score.value:.4f}" + ("" if math.isnan(one.score.error) else f" ± {one.score.error:.4f}"),
+        ]
+        for name, scores in found.items()
+        for one in scores
     ]
     click.echo(aligned([head, *rows]))
 

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from llmkit.errors import EvaluationError, FormatError
+from llmkit.errors import FormatError
+from llmkit.evaluate.likelihoods import Pair, likelihoods
 from llmkit.evaluate.scores import Estimate
 from llmkit.formats.strictjson import read_json
-from llmkit.kernels.logits import score_rows
 from llmkit.protocols import Progress, Session
 
 _MOST: Final = 1_000_000  # questions in a file
@@ -71,10 +71,12 @@ def answer(session: Session, questions: Sequence[Question], progress: Progress) 
     progress.start(f"Asking {session.info.name}", len(questions), "questions")
     try:
         for question in questions:
-            likelihoods = np.array([_likelihood(session, question.text, choice) for choice in question.choices])
+            pairs = [_pair(session, question.text, choice) for choice in question.choices]
+            found = {number: likelihood.value for number, likelihood in likelihoods(session, pairs)}
+            values = np.array([found[number] for number in range(len(pairs))])
             n_bytes = np.array([len(choice.encode("utf-8", "replace")) for choice in question.choices])
-            plain.append(float(likelihoods.argmax() == question.answer))
-            normalised.append(float((likelihoods / n_bytes).argmax() == question.answer))
+            plain.append(float(values.argmax() == question.answer))
+            normalised.append(float((values / n_bytes).argmax() == question.answer))
             progress.advance(1, f"accuracy {np.mean(plain):.1%}")
     except BaseException:
         progress.abort()
@@ -83,8 +85,8 @@ def answer(session: Session, questions: Sequence[Question], progress: Progress) 
     return ChoiceScores(len(questions), _share(plain), _share(normalised))
 
 
-def _likelihood(session: Session, text: str, choice: str) -> float:
-    """ln p of the choice's tokens after the text's."""
+def _pair(session: Session, text: str, choice: str) -> Pair:
+    """The tokens of a text and those of a choice after it."""
     # Blanks at the end of the question belong to the answer: tokens begin with them.
     kept = text.rstrip(" ")
     before = session.tokenize(kept, add_special=True)
@@ -93,14 +95,7 @@ def _likelihood(session: Session, text: str, choice: str) -> float:
     while whole[:begin] != before[:begin]:  # a token that reaches over the border belongs to the answer
         begin -= 1
     begin = max(1, min(begin, len(whole) - 1))
-    targets = np.asarray(whole[begin:], np.int64)
-    rows = [part.copy() for part in session.each_logits(whole[:-1], skip=begin - 1)]
-    logits = np.concatenate(rows)
-    totals, surprises, tops = np.empty(len(targets)), np.empty(len(targets)), np.empty(len(targets), np.int64)
-    score_rows(np.ascontiguousarray(logits).reshape(-1), logits.shape[1], targets, totals, surprises, tops)
-    if np.isnan(surprises).any():
-        raise EvaluationError(f"{session.info.name}: its logits are not all numbers; its weights are damaged")
-    return -float(surprises.sum())
+    return whole[:begin], whole[begin:]
 
 
 def _share(hits: Sequence[float]) -> Estimate:

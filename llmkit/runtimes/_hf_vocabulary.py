@@ -44,7 +44,7 @@ class HfVocabulary:
         self._added = frozenset(added)
         self._special = frozenset(id for id, token in added.items() if token.special)
         self._has_bytes = _has_byte_level(content.get("decoder"))
-        self.bos = self._id_of("bos_token")
+        self.bos, self.eos = self._id_of("bos_token"), self._id_of("eos_token")
         self._adds_bos = self.bos is not None and self.tokenize("", add_special=True)[:1] == [self.bos]
         self._pieces: dict[int, bytes] = {}
 

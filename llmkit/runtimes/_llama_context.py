@@ -41,6 +41,7 @@ class Context:
         n_vocab: int,
         full_precision: bool,
         encoder: bool = False,
+        n_branches: int = 0,
     ) -> None:
         params = lib.llama_context_default_params()
         params.n_ctx = n_context
@@ -49,6 +50,8 @@ class Context:
         params.pooling_type = lib.LLAMA_POOLING_TYPE_NONE
         params.n_outputs_max = params.n_outputs_max_per_seq = n_context if encoder else min(OUTPUT_BATCH, n_context)
         params.n_threads = params.n_threads_batch = n_threads
+        if n_branches:  # sequences behind the one that everything else happens in; all share the cache's cells
+            params.n_seq_max, params.kv_unified = 1 + n_branches, True
         if full_precision:
             params.type_k = params.type_v = lib.GGML_TYPE_F32
             # Flash attention rounds to float16 inside, whatever the cache holds.
@@ -74,6 +77,7 @@ class Context:
             )
         self._n_swa: int = lib.llama_model_n_swa(model)
         self.n_context = n_context
+        self.n_branches = n_branches
         self.n_vocab = n_vocab
         self.n_embd: int = lib.llama_model_n_embd_out(model)
         self.cached: list[int] = []
@@ -81,6 +85,8 @@ class Context:
         self._tokens = np.zeros(self._room, np.int32)
         self._positions = np.zeros(self._room, np.int32)
         self._outputs = np.zeros(self._room, np.int8)
+        self._counts = np.ones(self._room, np.int32)
+        self._sequences = np.zeros(self._room, np.int32)
         self._batch = lib.llama_batch()
         self._batch.token = self._tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
         self._batch.pos = self._positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
@@ -123,14 +129,18 @@ class Context:
             self._outputs[len(part) - 1] = start + len(part) == len(ids)
             self._decode(part)
 
-    def passes(self, ids: Sequence[int], skip: int, at_a_time: int | None) -> Iterator[NDArray[np.float32]]:
-        """Logits after every token of `ids` but the first `skip`, from an empty cache: llama.cpp's own memory.
+    def passes(
+        self, ids: Sequence[int], skip: int, at_a_time: int | None, *, reuse: bool = False
+    ) -> Iterator[NDArray[np.float32]]:
+        """Logits after every token of `ids` but the first `skip`: llama.cpp's own memory.
 
-        at_a_time: how many tokens pass the model together, at most and by default OUTPUT_BATCH.
+        at_a_time: how many tokens pass the model together, at most and by default OUTPUT_BATCH. The cache is empty
+        before, or, with `reuse`, keeps what it shares with the tokens that are skipped.
         """
         at_a_time = min(OUTPUT_BATCH, max(1, at_a_time or OUTPUT_BATCH))
-        self.clear()
-        for start in range(0, skip, self._room):
+        if not reuse:
+            self.clear()
+        for start in range(self.keep_prefix(ids[: skip + 1]) if reuse else 0, skip, self._room):
             part = ids[start : min(start + self._room, skip)]
             self._outputs[: len(part)] = 0
             self._decode(part)
@@ -138,7 +148,62 @@ class Context:
             part = ids[start : start + at_a_time]
             self._outputs[: len(part)] = 1
             self._decode(part)
-            yield np.ctypeslib.as_array(self._lib.llama_get_logits(self.pointer), (len(part), self.n_vocab))
+            yield self._rows(len(part))
+
+    def branches(self, prefix: Sequence[int], continuations: Sequence[Sequence[int]]) -> Iterator[NDArray[np.float32]]:
+        """Logits that predict the tokens of each continuation of `prefix`, which pass together as room allows.
+
+        Every continuation has fewer tokens than OUTPUT_BATCH, and there is a branch for one at least.
+        """
+        self.feed(prefix[self.keep_prefix(prefix) :])
+        first = self._rows(1).copy()
+        for group in self._groups(continuations, self.n_context - len(prefix)):
+            begin = 0
+            if any(len(continuation) > 1 for continuation in group):
+                self._decode_branches([continuation[:-1] for continuation in group])
+            for continuation in group:
+                end = begin + len(continuation) - 1
+                yield np.concatenate([first, self._rows(end)[begin:]]) if end > begin else first
+                begin = end
+
+    def _groups(self, continuations: Sequence[Sequence[int]], room: int) -> Iterator[list[Sequence[int]]]:
+        """Those that one batch takes."""
+        group: list[Sequence[int]] = []
+        used = 0
+        for continuation in continuations:
+            count = len(continuation) - 1
+            if group and (len(group) == self.n_branches or used + count > min(OUTPUT_BATCH, self._room, room)):
+                yield group
+                group, used = [], 0
+            group.append(continuation)
+            used += count
+        if group:
+            yield group
+
+    def _decode_branches(self, parts: Sequence[Sequence[int]]) -> None:
+        """Process each part behind the cached tokens, in a sequence of its own that is gone afterwards."""
+        count = 0
+        for branch, part in enumerate(parts, 1):
+            self._lib.llama_memory_seq_cp(self._memory, 0, branch, -1, -1)
+            end = count + len(part)
+            self._tokens[count:end] = part
+            self._positions[count:end] = range(len(self.cached), len(self.cached) + len(part))
+            self._sequences[count:end] = branch
+            count = end
+        self._outputs[:count] = 1
+        addresses = (self._sequences.ctypes.data + self._sequences.itemsize * np.arange(count)).astype(np.uintp)
+        self._batch.n_seq_id = self._counts.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        self._batch.seq_id = addresses.ctypes.data_as(ctypes.POINTER(ctypes.POINTER(ctypes.c_int32)))
+        try:
+            self._run(count)
+        finally:
+            self._batch.n_seq_id = self._batch.seq_id = None
+            for branch in range(1, 1 + len(parts)):
+                self._lib.llama_memory_seq_rm(self._memory, branch, -1, -1)
+
+    def _rows(self, count: int) -> NDArray[np.float32]:
+        """The logits of the latest batch, of which so many were wanted: llama.cpp's own memory."""
+        return np.ctypeslib.as_array(self._lib.llama_get_logits(self.pointer), (count, self.n_vocab))
 
     def hidden_states(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """The states after the last layer for every token of `ids`, float32 [n_tokens, n_embd], from an empty cache."""
@@ -171,6 +236,11 @@ class Context:
         count = len(part)
         self._tokens[:count] = part
         self._positions[:count] = range(len(self.cached), len(self.cached) + count)
+        self._run(count)
+        self.cached.extend(part)
+
+    def _run(self, count: int) -> None:
+        """Process what the batch holds."""
         self._batch.n_tokens = count
         if count < _WATCHED_BATCH:
             self._check(self._lib.llama_decode(self.pointer, self._batch))
@@ -180,7 +250,6 @@ class Context:
                 code = self._lib.llama_decode(self.pointer, self._batch)
                 self._lib.llama_set_abort_callback(self.pointer, self._no_abort, None)
             self._check(code)
-        self.cached.extend(part)
 
     def _check(self, code: int) -> None:
         if code == 0:

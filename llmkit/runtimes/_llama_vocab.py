@@ -28,6 +28,7 @@ class Vocabulary:
         # llama.cpp ends the process if it is asked about the tokens of a model without a vocabulary.
         self.adds_bos: bool = self.has_text and lib.llama_vocab_get_add_bos(self._vocab)
         self.bos: int | None = self._special(lib.llama_vocab_bos)
+        self.eos: int | None = self._special(lib.llama_vocab_eos)
         self._pieces: dict[int, bytes] = {}
 
     def _special(self, get: Any) -> int | None:
@@ -38,7 +39,7 @@ class Vocabulary:
         """The texts that chat templates know as `bos_token`, `eos_token` and so on."""
         tokens = {
             "bos_token": self.bos,
-            "eos_token": self._special(self._lib.llama_vocab_eos),
+            "eos_token": self.eos,
             "pad_token": self._special(self._lib.llama_vocab_pad),
         }
         return {name: self._text(token) for name, token in tokens.items() if token is not None}

@@ -32,6 +32,9 @@ class Vocabulary(Protocol):
     @property
     def bos(self) -> int | None: ...
 
+    @property
+    def eos(self) -> int | None: ...
+
     def special_texts(self) -> dict[str, str]:
         """The texts that chat templates know as `bos_token`, `eos_token` and so on."""
         ...
@@ -80,8 +83,13 @@ class Context(Protocol):
         """The same for one token."""
         ...
 
-    def passes(self, ids: Sequence[int], skip: int, at_a_time: int | None) -> Iterator[NDArray[np.float32]]:
-        """Logits after every token but the first `skip`, pass by pass, of a fresh context; valid until the next."""
+    def passes(
+        self, ids: Sequence[int], skip: int, at_a_time: int | None, *, reuse: bool = False
+    ) -> Iterator[NDArray[np.float32]]:
+        """Logits after every token but the first `skip`, pass by pass; valid until the next.
+
+        Of a fresh context, or, with `reuse`, of one that keeps what the cache shares with the tokens that are skipped.
+        """
         ...
 
 
@@ -181,6 +189,44 @@ class DecoderSession(ABC):
         for rows in self._context.passes(ids, skip, at_a_time):
             yield rows
             self._check_current(generation)
+
+    def each_continuation(
+        self, prefix: Sequence[int], continuations: Sequence[Sequence[int]]
+    ) -> Iterator[NDArray[np.float32]]:
+        """Logits that predict the tokens of each continuation of `prefix`: float32 [n_tokens of it, n_vocab].
+
+        What the KV cache shares with the prefix is not processed again, as in generation. An array is valid until the
+        next one is asked for.
+
+        EngineError for no prefix, an empty continuation, and as in `logits`.
+        """
+        self._check_generates()
+        if not prefix or not all(continuations):
+            raise EngineError("a prefix and its continuations need one token each at least")
+        for ids in (prefix, *continuations):
+            self._check_ids(ids)
+        self._check_fits(len(prefix) + max(map(len, continuations), default=1) - 1)
+        self._generation += 1
+        self._known = _KnownText()
+        return self._continue(prefix, continuations, self._generation)
+
+    def _continue(
+        self, prefix: Sequence[int], continuations: Sequence[Sequence[int]], generation: int
+    ) -> Iterator[NDArray[np.float32]]:
+        self._check_current(generation)
+        for rows in self._continued(prefix, continuations):
+            yield rows
+            self._check_current(generation)
+
+    def _continued(
+        self, prefix: Sequence[int], continuations: Sequence[Sequence[int]]
+    ) -> Iterator[NDArray[np.float32]]:
+        """One after the other; an engine may take several at once."""
+        for continuation in continuations:
+            ids = [*prefix, *continuation[:-1]]
+            # The parts may be the engine's own memory.
+            parts = [part.copy() for part in self._context.passes(ids, len(prefix) - 1, None, reuse=True)]
+            yield np.concatenate(parts)
 
     def generate(self, prompt: str | Sequence[int], options: SamplingOptions | None = None) -> Iterator[str]:
         """Continue `prompt`; yields text as it becomes complete UTF-8.

@@ -79,6 +79,11 @@ class FakeSession:
         rows, step = self.logits(ids), at_a_time or len(ids)
         return (rows[start : start + step] for start in range(skip, len(ids), step))
 
+    def each_continuation(
+        self, prefix: Sequence[int], continuations: Sequence[Sequence[int]]
+    ) -> Iterator[NDArray[np.float32]]:
+        return (self.logits([*prefix, *ids])[len(prefix) - 1 : -1] for ids in continuations)
+
     def hidden_states(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Every token's state is 1 in the place of its byte; float32 [n_tokens, 256]."""
         self._check(len(ids))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from llmkit.errors import EngineError
 from llmkit.protocols import SamplingOptions, SessionInfo
 from llmkit.runtimes import _llama_model
-from llmkit.runtimes._llama_context import Context
+from llmkit.runtimes._llama_context import OUTPUT_BATCH, Context
 from llmkit.runtimes._llama_embedding import choose_pooling, is_encoder, pool
 from llmkit.runtimes._llama_sampler import choosing
 from llmkit.runtimes._llama_vocab import Vocabulary
@@ -27,6 +27,7 @@ from llmkit.runtimes._session import DecoderSession
 from llmkit.runtimes.requests import check_prompt
 
 DEFAULT_CONTEXT: Final = 4096
+MOST_BRANCHES: Final = 64  # llama.cpp takes 256 sequences; each has a state of its own in recurrent models
 
 
 def load(
@@ -37,6 +38,7 @@ def load(
     template: str | None = None,
     full_precision: bool = False,
     pooling: str | None = None,
+    n_branches: int = 0,
 ) -> LlamaCppSession:
     """Load the GGUF file at `path`.
 
@@ -46,7 +48,8 @@ def load(
     attention in float32 with a float32 KV cache, twice the memory and slower; llama.cpp's default rounds both to
     float16, which moves logits by some thousandths of their range. `pooling`: how the states of tokens become the
     embedding of a text: "mean", "cls" (the first token's) or "last"; by default what the file says, else the mean for
-    encoders and the last token's for others.
+    encoders and the last token's for others. `n_branches`: how many continuations of a prompt pass the model together
+    in `each_continuation`; without, one after the other.
 
     Raises FormatError for a damaged file, EngineError if llama.cpp cannot load it (with llama.cpp's own words),
     DependencyError if llama-cpp-python is not installed.
@@ -54,6 +57,8 @@ def load(
     for name, value in (("n_context", n_context), ("n_threads", n_threads)):
         if value is not None and not 1 <= value < 2**31:
             raise EngineError(f"{name} is {value}: expected 1 or more")
+    if not 0 <= n_branches <= MOST_BRANCHES:
+        raise EngineError(f"n_branches is {n_branches}: expected at most {MOST_BRANCHES}")
     _llama_model.check_file(Path(path))
     return LlamaCppSession(
         Path(path),
@@ -62,6 +67,7 @@ def load(
         template=template,
         full_precision=full_precision,
         pooling=pooling,
+        n_branches=n_branches,
     )
 
 
@@ -80,6 +86,7 @@ class LlamaCppSession(DecoderSession):
         template: str | None,
         full_precision: bool,
         pooling: str | None,
+        n_branches: int,
     ) -> None:
         started = time.perf_counter()
         lib: Any = _llama_model.bindings()
@@ -108,6 +115,7 @@ class LlamaCppSession(DecoderSession):
                 n_vocab=vocabulary.n_tokens,
                 full_precision=full_precision,
                 encoder=encoder,
+                n_branches=0 if encoder else n_branches,
             )
         except BaseException:
             self._release()
@@ -124,6 +132,8 @@ class LlamaCppSession(DecoderSession):
             n_context=n_context,
             n_threads=n_threads,
             load_seconds=time.perf_counter() - started,
+            bos=vocabulary.bos,
+            eos=vocabulary.eos,
             extra={
                 "path": str(path),
                 "description": _llama_model.description(lib, self._model),
@@ -155,6 +165,13 @@ class LlamaCppSession(DecoderSession):
         self._check_open()
         self._begin(ids)
         return self._llama_context.hidden_states(ids)
+
+    def _continued(
+        self, prefix: Sequence[int], continuations: Sequence[Sequence[int]]
+    ) -> Iterator[NDArray[np.float32]]:
+        if not self._llama_context.n_branches or max(map(len, continuations), default=0) > OUTPUT_BATCH:
+            return super()._continued(prefix, continuations)
+        return self._llama_context.branches(prefix, continuations)
 
     def _choosing(self, options: SamplingOptions, history: Sequence[int]) -> AbstractContextManager[Callable[[], int]]:
         return choosing(self._lib, options, self._llama_context, n_vocab=self._vocabulary.n_tokens, history=history)

@@ -71,6 +71,8 @@ def load(
         n_context=n_context,
         n_threads=n_threads,
         load_seconds=time.perf_counter() - started,
+        bos=vocabulary.bos,
+        eos=vocabulary.eos,
         extra={
             "path": str(path),
             "trained_context": str(folder.n_context),
@@ -133,9 +135,12 @@ class _Context:
         last: NDArray[np.float32] = rows[-1]
         return last
 
-    def passes(self, ids: Sequence[int], skip: int, at_a_time: int | None) -> Iterator[NDArray[np.float32]]:
-        self._fresh()
-        self.feed(ids[:skip])
+    def passes(
+        self, ids: Sequence[int], skip: int, at_a_time: int | None, *, reuse: bool = False
+    ) -> Iterator[NDArray[np.float32]]:
+        if not reuse:
+            self._fresh()
+        self.feed(ids[self.keep_prefix(ids[: skip + 1]) if reuse else 0 : skip])
         step = min(_AT_ONCE, max(1, at_a_time or _AT_ONCE))
         for start in range(skip, len(ids), step):
             self._append(ids[start : start + step])

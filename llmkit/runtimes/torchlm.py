@@ -5,6 +5,7 @@ Code that comes with a checkpoint is never run, and weights are read from SafeTe
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from llmkit.runtimes._session import LogitsSession
 DEFAULT_CONTEXT: Final = 4096
 DTYPES: Final = ("float32", "bfloat16", "float16")
 _AT_ONCE: Final = 128  # tokens that pass the model together: between them Ctrl-C is heard
+_MOST_BRANCHES: Final = 8  # continuations that pass together, each with a copy of the cache
 
 
 def load(
@@ -77,6 +79,8 @@ def load(
         n_context=n_context,
         n_threads=n_threads,
         load_seconds=time.perf_counter() - started,
+        bos=vocabulary.bos,
+        eos=vocabulary.eos,
         extra={
             "path": str(path),
             "trained_context": str(trained),
@@ -98,6 +102,13 @@ class TorchSession(LogitsSession):
         self._begin(ids)
         assert isinstance(self._context, _Context)
         return self._context.hidden_states(ids)
+
+    def _continued(
+        self, prefix: Sequence[int], continuations: Sequence[Sequence[int]]
+    ) -> Iterator[NDArray[np.float32]]:
+        assert isinstance(self._context, _Context)
+        found = self._context.branches(prefix, continuations)
+        return super()._continued(prefix, continuations) if found is None else found
 
     def embed(self, text: str | Sequence[int], *, normalize: bool = True) -> NDArray[np.float32]:
         """Decoders have no pooling of their own here: raises EngineError."""
@@ -147,12 +158,50 @@ class _Context:
     def step(self, token: int) -> None:
         self._pass([token])
 
-    def passes(self, ids: Sequence[int], skip: int, at_a_time: int | None) -> Iterator[NDArray[np.float32]]:
-        self._clear()
-        self.feed(ids[:skip])
+    def passes(
+        self, ids: Sequence[int], skip: int, at_a_time: int | None, *, reuse: bool = False
+    ) -> Iterator[NDArray[np.float32]]:
+        if not reuse:
+            self._clear()
+        self.feed(ids[self.keep_prefix(ids[: skip + 1]) if reuse else 0 : skip])
         step = min(_AT_ONCE, max(1, at_a_time or _AT_ONCE))
         for start in range(skip, len(ids), step):
             yield self._pass(ids[start : start + step])
+
+    def branches(
+        self, prefix: Sequence[int], continuations: Sequence[Sequence[int]]
+    ) -> Iterator[NDArray[np.float32]] | None:
+        """Logits that predict the tokens of each continuation, several of which pass together.
+
+        None for a model whose cache holds other things than keys and values of all tokens: of these several cannot
+        begin with the same one.
+        """
+        self.feed(prefix[self.keep_prefix(prefix) :])
+        return self._branches(continuations) if self._is_whole() else None
+
+    def _branches(self, continuations: Sequence[Sequence[int]]) -> Iterator[NDArray[np.float32]]:
+        first = self._latest[np.newaxis]
+        longest = max(map(len, continuations), default=0)
+        at_once = max(1, min(_MOST_BRANCHES, _AT_ONCE // max(1, longest)))
+        for start in range(0, len(continuations), at_once):
+            group = continuations[start : start + at_once]
+            width = max(map(len, group)) - 1
+            # Nothing looks at what fills the rows behind their ends.
+            rows = [[*ids[:-1], *[ids[-1]] * (width + 1 - len(ids))] for ids in group]
+            logits = self._side_by_side(rows) if width else np.empty((len(group), 0, self._n_vocab), np.float32)
+            for ids, found in zip(group, logits, strict=True):
+                yield np.concatenate([first, found[: len(ids) - 1]])
+
+    def _side_by_side(self, rows: list[list[int]]) -> NDArray[np.float32]:
+        """Logits of rows of tokens that all follow the cached ones, which stay as they are: [rows, tokens, n_vocab]."""
+        cache = copy.deepcopy(self._cache)
+        cache.batch_repeat_interleave(len(rows))
+        with self._torch.inference_mode():
+            found = self._model(
+                self._torch.tensor(rows, device=self._model.device), past_key_values=cache, use_cache=True
+            )
+        logits: NDArray[np.float32] = found.logits.float().cpu().numpy()
+        return logits
 
     def hidden_states(self, ids: Sequence[int]) -> NDArray[np.float32]:
         self._clear()

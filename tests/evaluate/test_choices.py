@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from llmkit.cli import run
 from llmkit.errors import EvaluationError, FormatError
 from llmkit.evaluate.choices import Question, answer, read_questions
-from llmkit.evaluation import ask
 from llmkit.progress import Silent
 from llmkit.runtimes.fake import FakeSession
+from llmkit.tasks import ask
 from tests.runtimes import tiny_gguf
 
 
