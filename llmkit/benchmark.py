@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 from llmkit.errors import EvaluationError, LlmkitError
 from llmkit.progress import Silent
 from llmkit.protocols import Progress
+from llmkit.sessions import located
 
 if TYPE_CHECKING:
+    from llmkit.evaluate.journal import Journal
     from llmkit.models import ResolvedModel
 
 DEFAULT_PROMPT: Final = 512
@@ -104,6 +106,7 @@ def bench(
     repetitions: int = DEFAULT_REPETITIONS,
     threads: int | None = None,
     device: str | None = None,
+    resume: str | os.PathLike[str] | Journal | None = None,
     progress: Progress | None = None,
 ) -> Benchmark:
     """Measure how fast models are: prefill and decoding, loading, memory.
@@ -113,13 +116,15 @@ def bench(
     prompt, generated: numbers of tokens, 0 for none of the kind. depths: tokens that the cache holds before.
     repetitions: counted runs of every test, after one that does not count.
     threads: by default one per physical core. device: of ONNX models and checkpoints.
+    resume: a file that keeps the results of every model; what it holds is not measured again.
 
     Ctrl-C keeps the models that are through.
 
     Raises EvaluationError for numbers that cannot be, and if a model does not get through; what finding one raises.
     """
+    from llmkit.evaluate.journal import facts_of, journal
     from llmkit.evaluate.speed import tests
-    from llmkit.models import ResolvedModel, resolve
+    from llmkit.models import ResolvedModel
 
     wanted = [models] if isinstance(models, str | os.PathLike | ResolvedModel) else list(models)
     for name, numbers in (("prompt", prompt), ("generated", generated), ("depths", depths)):
@@ -130,30 +135,40 @@ def bench(
     what = tests(prompt, generated, depths)
     if not what or not wanted:
         raise EvaluationError("there is nothing to measure: give a model, and lengths of prompts or generations")
-    found: list[ModelSpeed] = []
+    resolved = [located(model) for model in wanted]
+    settings = {
+        "tests": [asdict(test) for test in what],
+        "repetitions": repetitions,
+        "n_threads": threads,
+        "device": device,
+        "versions": _versions(),
+        "cpu": _cpu(),
+    }
+    names = [(test.name, test.n_tokens) for test in what]
     progress = progress or Silent()
-    progress.start("Measuring", len(wanted) * len(what) * repetitions, "runs")
-    try:
-        for model in wanted:
-            resolved = (
-                model
-                if isinstance(model, ResolvedModel)
-                else resolve(os.fspath(model), want="loadable", download=False)
-            )
-            request = {
-                "path": str(resolved.path),
-                "tests": [asdict(test) for test in what],
-                "repetitions": repetitions,
-                "n_threads": threads,
-                "device": device if resolved.kind != "gguf" else None,
-            }
-            found.append(_run(resolved, request, [(test.name, test.n_tokens) for test in what], progress))
-            if found[-1].interrupted:
-                break
-    except BaseException:
-        progress.abort()
-        raise
-    progress.finish()
+    found: list[ModelSpeed] = []
+    with journal(resume) as results:
+        kept = [results.about(what="bench", model=facts_of(model.path), **settings) for model in resolved]
+        known = [_from_record(section.get()) for section in kept]
+        n_new = sum(speed is None for speed in known)
+        progress.start("Measuring", n_new * len(what) * repetitions, "runs")
+        try:
+            for model, section, speed in zip(resolved, kept, known, strict=True):
+                if speed is None:
+                    request = settings | {
+                        "path": str(model.path),
+                        "device": device if model.kind != "gguf" else None,
+                    }
+                    speed = _run(model, request, names, progress)
+                    if not speed.interrupted:
+                        section.put(value=asdict(speed))
+                found.append(speed)
+                if speed.interrupted:
+                    break
+        except BaseException:
+            progress.abort()
+            raise
+        progress.finish()
     return Benchmark(
         models=tuple(found),
         cpu=_cpu(),
@@ -162,6 +177,15 @@ def bench(
         repetitions=repetitions,
         versions=_versions(),
     )
+
+
+def _from_record(record: Any) -> ModelSpeed | None:
+    """What `asdict` made of a model's results; None for anything else."""
+    try:
+        tests = tuple(SpeedTest(test["name"], test["n_tokens"], tuple(test["runs"])) for test in record["tests"])
+        return ModelSpeed(**record | {"tests": tests})
+    except (KeyError, TypeError):
+        return None
 
 
 def _run(

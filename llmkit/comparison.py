@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Final
 
 from llmkit.benchmark import DEFAULT_GENERATED, DEFAULT_PROMPT, Benchmark, bench
 from llmkit.errors import EvaluationError, UnsupportedError
+from llmkit.evaluate.journal import Journal, facts_of, journal
 from llmkit.evaluate.records import ComparedModel, Comparison
 from llmkit.evaluation import DEFAULT_CONTEXT, Evaluation, evaluate
 from llmkit.progress import Silent
-from llmkit.protocols import Progress, SamplingOptions
+from llmkit.protocols import Progress, SamplingOptions, Session
 from llmkit.sessions import Model, labels_of, located
 
 if TYPE_CHECKING:
@@ -36,46 +37,61 @@ def compare(
     repetitions: int = DEFAULT_REPETITIONS,
     questions: Sequence[str] = QUESTIONS,
     threads: int | None = None,
+    resume: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Evaluate and measure models, and let them answer questions.
 
     models, reference, text, dataset, context, chunks: as in `llmkit.evaluate`; prompt, generated, repetitions: as in
     `llmkit.bench`, with no lengths for no measurement. questions: are answered greedily, by the models' own templates.
+    resume: a file that keeps all results; what it holds of these models is not computed again.
     The errors of the weights are told for GGUF files whose reference is a checkpoint or a GGUF file.
+
+    Ctrl-C ends the work after the first window and keeps what is complete.
 
     Raises what evaluating and measuring raise.
     """
     progress = progress or Silent()
     first, *others = _located([*([] if reference is None else [reference]), *models])
     everything = dict(zip(labels_of([first, *others]), [first, *others], strict=True))
-    quality = evaluate(
-        [first, *others] if reference is None else others,
-        reference=None if reference is None else first,
-        text=text,
-        dataset=dataset,
-        context=context,
-        chunks=chunks,
-        threads=threads,
-        progress=progress,
-    )
-    speeds = None
-    if any(prompt) or any(generated):
-        speeds = bench(
-            list(everything.values()),
-            prompt=prompt,
-            generated=generated,
-            repetitions=repetitions,
+    with journal(resume) as results:
+        quality = evaluate(
+            [first, *others] if reference is None else others,
+            reference=None if reference is None else first,
+            text=text,
+            dataset=dataset,
+            context=context,
+            chunks=chunks,
             threads=threads,
+            resume=results,
             progress=progress,
         )
-    paths = {name: model.path for name, model in everything.items()}
-    answers = {name: _answers(path, questions, threads) for name, path in paths.items()} if questions else {}
-    source = None if reference is None else first.path
-    rows = [
-        _row(quality, number, path, speeds, answers.get(name, ()), source)
-        for number, (name, path) in enumerate(paths.items())
-    ]
+        interrupted = quality.interrupted
+        speeds: Benchmark | None = None
+        answers: dict[str, list[str]] = {name: [] for name in everything}
+        try:
+            if not interrupted and (any(prompt) or any(generated)):
+                speeds = bench(
+                    list(everything.values()),
+                    prompt=prompt,
+                    generated=generated,
+                    repetitions=repetitions,
+                    threads=threads,
+                    resume=results,
+                    progress=progress,
+                )
+                interrupted = any(model.interrupted for model in speeds.models)
+            if not interrupted:
+                for name, model in everything.items():
+                    answers[name] = _answers(model.path, questions, threads, results)
+        except KeyboardInterrupt:  # what is complete is worth showing
+            interrupted = True
+        source = None if reference is None else first.path
+        paths = [model.path for model in everything.values()][: len(quality.models)]
+        rows = [
+            _row(quality, number, path, speeds, answers[name], source, results)
+            for number, (name, path) in enumerate(zip(everything, paths, strict=False))
+        ]
     return Comparison(
         text=quality.text,
         n_windows=quality.n_windows,
@@ -83,6 +99,7 @@ def compare(
         models=tuple(rows),
         questions=tuple(questions),
         environment=_environment(quality, speeds),
+        interrupted=interrupted,
     )
 
 
@@ -106,6 +123,7 @@ def _row(
     speeds: Benchmark | None,
     answers: Sequence[str],
     reference: Path | None,
+    results: Journal,
 ) -> ComparedModel:
     from llmkit.benchmark import size_of
 
@@ -125,38 +143,53 @@ def _row(
         speeds={} if speed is None else {test.name: (test.mean, test.spread) for test in speed.tests},
         load_seconds=None if speed is None else speed.load_seconds,
         memory=None if speed is None else speed.peak_resident,
-        weight_errors={} if reference is None or reference == path else _weight_errors(path, reference),
+        weight_errors={} if reference is None or reference == path else _weight_errors(path, reference, results),
         answers=tuple(answers),
     )
 
 
-def _weight_errors(path: Path, reference: Path) -> dict[str, float]:
+def _weight_errors(path: Path, reference: Path, results: Journal) -> dict[str, float]:
     """Of a GGUF file; empty for what cannot be compared so."""
     from llmkit.weights import compare_weights
 
     if path.suffix.lower() != ".gguf":
         return {}
+    kept = results.about(what="weights", model=facts_of(path), reference=facts_of(reference))
+    known = kept.get()
+    if isinstance(known, dict):
+        return known
     try:
-        return {tensor.name: tensor.relative for tensor in compare_weights(path, reference).tensors}
+        found = {tensor.name: tensor.relative for tensor in compare_weights(path, reference).tensors}
     except (EvaluationError, UnsupportedError):
         return {}
+    kept.put(value=found)
+    return found
 
 
-def _answers(path: Path, questions: Sequence[str], threads: int | None) -> list[str]:
+def _answers(path: Path, questions: Sequence[str], threads: int | None, results: Journal) -> list[str]:
     """Greedy answers; of a model without a chat template how it goes on after the question."""
     from llmkit import runtimes
+
+    kept = results.about(what="text", model=facts_of(path), most=_ANSWER_TOKENS)
+    answers = {question: kept.get(question) for question in questions}
+    missing = [question for question, answer in answers.items() if not isinstance(answer, str)]
+    if missing:
+        with runtimes.load(path, n_threads=threads) as session:
+            for question in missing:
+                answers[question] = _answer(session, question)
+                kept.put(question, value=answers[question])
+    return [answers[question] for question in questions]
+
+
+def _answer(session: Session, question: str) -> str:
     from llmkit.errors import TemplateError
 
     options = SamplingOptions(temperature=0, max_tokens=_ANSWER_TOKENS)
-    found = []
-    with runtimes.load(path, n_threads=threads) as session:
-        for question in questions:
-            try:
-                parts = list(session.chat([{"role": "user", "content": question}], options))
-            except TemplateError:
-                parts = list(session.generate(question, options))
-            found.append("".join(parts).strip())
-    return found
+    try:
+        parts = list(session.chat([{"role": "user", "content": question}], options))
+    except TemplateError:
+        parts = list(session.generate(question, options))
+    return "".join(parts).strip()
 
 
 def _environment(evaluation: Evaluation, speeds: Benchmark | None) -> dict[str, str]:

@@ -17,6 +17,7 @@ from llmkit.protocols import Progress, Session
 from llmkit.sessions import Model, as_list, labelled, opened
 
 if TYPE_CHECKING:
+    from llmkit.evaluate.journal import Journal, Section
     from llmkit.evaluate.scores import Divergence, Estimate, Scores
     from llmkit.evaluate.windows import Window
 
@@ -93,6 +94,7 @@ def evaluate(
     context: int = DEFAULT_CONTEXT,
     chunks: int | None = None,
     threads: int | None = None,
+    resume: str | os.PathLike[str] | Journal | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measure how well models predict a text, and how far their predictions are from a reference's.
@@ -105,12 +107,14 @@ def evaluate(
     protocol: how the text is cut, see `llmkit.evaluate.windows`: "sliding", or "llama.cpp" for what llama-perplexity
         prints. context: tokens of a window. chunks: how many windows to take at most.
     threads: by default one per physical core.
+    resume: a file that keeps the results of every window; what it holds of these models is not computed again.
 
     Ctrl-C ends the work after the first window and keeps what is complete.
 
     Raises EvaluationError for a text that is too short, models that do not go together, or logits that are no numbers,
     and what loading a model raises.
     """
+    from llmkit.evaluate.journal import journal
     from llmkit.evaluate.texts import PYTHON_DOCS, python_docs, read_text
 
     wanted = as_list(models)
@@ -127,12 +131,17 @@ def evaluate(
         name, content = os.fspath(text), read_text(Path(text))
     else:
         name, content, chunks = PYTHON_DOCS, python_docs(), chunks or DEFAULT_WINDOWS
-    how = _How(content, protocol, context, chunks, threads, progress or Silent())
-    if reference is None:
-        parts = [_measure({label: model}, None, how) for label, model in labelled(wanted).items()]
-    else:
-        together = labelled([reference, *(model for model in wanted if model is not reference)])
-        parts = [_measure(together, next(iter(together)), how)]
+    parts = []
+    with journal(resume) as results:
+        how = _How(content, protocol, context, chunks, threads, progress or Silent(), results)
+        if reference is None:
+            for label, model in labelled(wanted).items():
+                parts.append(_measure({label: model}, None, how))
+                if parts[-1].interrupted:
+                    break
+        else:
+            together = labelled([reference, *(model for model in wanted if model is not reference)])
+            parts = [_measure(together, next(iter(together)), how)]
     return Evaluation(
         text=name,
         protocol=protocol,
@@ -154,6 +163,7 @@ class _How:
     chunks: int | None
     threads: int | None
     progress: Progress
+    journal: Journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +190,9 @@ def _measure(models: Mapping[str, Model], reference: str | None, how: _How) -> _
         for name, other in cuts.items():
             if sessions[name].info.n_vocab != sessions[first].info.n_vocab or other != windows:
                 raise _unlike(first, tokens[first], name, tokens[name], sessions)
+        kept = _kept(how.journal, sessions, reference)
         started = time.monotonic()
-        result = run(sessions, windows, reference, how.progress)
+        result = run(sessions, windows, reference, how.progress, kept)
         seconds = time.monotonic() - started
         n_bytes = _bytes_of(sessions[first], windows[: result.n_windows])
         scores: Mapping[str, Scores] = result.scores
@@ -198,6 +209,21 @@ def _measure(models: Mapping[str, Model], reference: str | None, how: _How) -> _
             for name, found in scores.items()
         ]
     return _Part(rows, result.n_windows, result.interrupted)
+
+
+def _kept(journal: Journal, sessions: Mapping[str, Session], reference: str | None) -> dict[str, Section] | None:
+    """Where the results of each model are kept."""
+    from llmkit.evaluate.journal import facts_of_session
+
+    if not journal.is_kept:
+        return None
+    facts = {name: facts_of_session(session) for name, session in sessions.items()}
+    return {
+        name: journal.about(
+            what="window", model=own, reference=None if reference in (None, name) else facts[str(reference)]
+        )
+        for name, own in facts.items()
+    }
 
 
 def _opening(session: Session) -> int | None:

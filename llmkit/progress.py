@@ -51,7 +51,8 @@ class Lines:
                 self._report(now - self._started, label)
 
     def _report(self, elapsed: float, label: str) -> None:
-        self._line(f"{self._title}: {100 * self._done / max(self._total, 1):.0f} %  {label}")
+        share = min(1.0, self._done / max(self._total, 1))
+        self._line("  ".join(filter(None, (f"{self._title}: {100 * share:.0f} %", _left(elapsed, share), label))))
 
     def finish(self) -> None:
         self._line(f"{self._title}: done in {time.monotonic() - self._started:.1f} s")
@@ -79,10 +80,9 @@ class Bar(Lines):
 
     def _report(self, elapsed: float, label: str) -> None:
         share = min(1.0, self._done / max(self._total, 1))
-        left = f"{elapsed / share - elapsed:.0f} s left" if share > 0.02 else ""
         bar = ("█" * round(24 * share)).ljust(24, "·")
         speed = format_amount(int(self._done / max(elapsed, 1e-9)), self._unit)
-        self._draw(f"{self._title} {bar} {100 * share:3.0f} %  {speed}/s  {left}  {label}")
+        self._draw(f"{self._title} {bar} {100 * share:3.0f} %  {speed}/s  {_left(elapsed, share)}  {label}")
 
     def finish(self) -> None:
         elapsed = time.monotonic() - self._started
@@ -97,6 +97,17 @@ class Bar(Lines):
 
         width = shutil.get_terminal_size().columns - 1
         self._write("\r\x1b[K" + text[:width])
+
+
+def _left(elapsed: float, share: float) -> str:
+    """The time that is left if it goes on so; nothing at the beginning, where that says little."""
+    if share <= 0.02:
+        return ""
+    seconds = round(elapsed / share - elapsed)
+    if seconds < 120:
+        return f"{seconds} s left"
+    minutes = round(seconds / 60)
+    return f"{minutes} min left" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02} min left"
 
 
 def for_stderr(quiet: bool) -> Progress:

@@ -1,4 +1,4 @@
-"""Tables of cells on the terminal, and lists of numbers in options."""
+"""What the commands that measure have in common: tables of cells, and options."""
 
 from __future__ import annotations
 
@@ -22,6 +22,16 @@ def _numbers(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise click.BadParameter(f"{text!r} is not a list of numbers, such as 128,512") from None
+
+
+def resumable() -> Callable[[Any], Any]:
+    """The option for a file of results."""
+    return click.option(
+        "--resume",
+        type=click.Path(dir_okay=False),
+        metavar="FILE",
+        help="Keep results in FILE as they come; what it holds already is not computed again.",
+    )
 
 
 def aligned(rows: Rows) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from llmkit.benchmark import DEFAULT_GENERATED, DEFAULT_PROMPT, DEFAULT_REPETITIONS, Benchmark, bench
-from llmkit.commands._tables import aligned, as_csv, lengths, markdown
+from llmkit.commands._tables import aligned, as_csv, lengths, markdown, resumable
 from llmkit.progress import for_stderr, say
 
 _HEAD = ("model", "size", "engine", "threads", "test", "tokens/s", "load", "first token", "memory")
@@ -29,6 +29,7 @@ _HEAD = ("model", "size", "engine", "threads", "test", "tokens/s", "load", "firs
 )
 @click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads.  [default: one per core]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Of ONNX models: where they run.")
+@resumable()
 @click.option("--json", "form", flag_value="json", help="Print JSON, every run included.")
 @click.option("--csv", "form", flag_value="csv", help="Print CSV.")
 @click.option("--md", "form", flag_value="md", help="Print a table for Markdown.")

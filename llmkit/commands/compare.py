@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from llmkit.benchmark import DEFAULT_GENERATED, DEFAULT_PROMPT
-from llmkit.commands._tables import aligned, lengths, markdown
+from llmkit.commands._tables import aligned, lengths, markdown, resumable
 from llmkit.comparison import DEFAULT_REPETITIONS, compare
 from llmkit.evaluate.records import ComparedModel, Comparison
-from llmkit.progress import for_stderr
+from llmkit.progress import for_stderr, say
 
 
 @click.command("compare")
@@ -46,6 +46,7 @@ from llmkit.progress import for_stderr
     help="What all models answer; may be given several times.  [default: two questions]",
 )
 @click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads.  [default: one per core]")
+@resumable()
 @click.option("--json", "form", flag_value="json", help="Print JSON.")
 @click.option("--md", "form", flag_value="md", help="Print a table for Markdown.")
 @click.pass_context
@@ -72,6 +73,8 @@ def command(
     if not options["questions"]:
         options.pop("questions")
     result = compare(list(models), progress=for_stderr(ctx.obj["quiet"]), **options)
+    if result.interrupted and not ctx.obj["quiet"]:
+        say("note: interrupted; what was not measured is missing")
     if report is not None:
         _write(Path(report), result, overwrite)
     if form == "json":

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from llmkit.commands._tables import aligned
+from llmkit.commands._tables import aligned, resumable
 from llmkit.evaluation import DEFAULT_CONTEXT, DEFAULT_PROTOCOL, Evaluation, ModelScores, evaluate
 from llmkit.progress import for_stderr, say
 from llmkit.tasks import ask, run_tasks
@@ -64,6 +64,7 @@ _NAMES = {100.0: "maximum", 50.0: "median", 0.0: "minimum"}
 )
 @click.option("--chunks", type=click.IntRange(min=1), help="Most windows to use.  [default: the whole text]")
 @click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads.  [default: one per core]")
+@resumable()
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
 def command(
@@ -102,10 +103,10 @@ def command(
     if include or limit or few_shot is not None:
         raise click.UsageError("--include, --limit and --few-shot belong to --tasks")
     if choices is not None:
-        _ask(ctx, models, choices, options.pop("threads"), as_json, options)
+        _ask(ctx, models, choices, options, as_json)
         return
     if weights:
-        _compare_weights(ctx, models, options.pop("threads"), as_json, options)
+        _compare_weights(ctx, models, options, as_json)
         return
     result = evaluate(list(models), progress=for_stderr(ctx.obj["quiet"]), **options)
     if result.interrupted and not ctx.obj["quiet"]:
@@ -123,13 +124,20 @@ def _ask(
     ctx: click.Context,
     models: tuple[str, ...],
     file: str,
-    threads: int | None,
-    as_json: bool,
     options: dict[str, Any],
+    as_json: bool,
 ) -> None:
-    if _given(ctx, options):
-        raise click.UsageError("--choices takes models and --threads, and no other option")
-    found = ask(list(models), file, threads=threads, progress=for_stderr(ctx.obj["quiet"]))
+    _only(ctx, options, "--choices", "context", "threads", "resume")
+    found = ask(
+        list(models),
+        file,
+        context=options["context"] if _given(ctx, "context") else None,
+        threads=options["threads"],
+        resume=options["resume"],
+        progress=for_stderr(ctx.obj["quiet"]),
+    )
+    if not ctx.obj["quiet"] and (len(found) < len(models) or any(scores.interrupted for scores in found.values())):
+        say("note: interrupted; these are the first questions")
     if as_json:
         click.echo(json.dumps({name: asdict(scores) for name, scores in found.items()}, indent=2))
         return
@@ -155,18 +163,16 @@ def _run_tasks(
     as_json: bool,
     options: dict[str, Any],
 ) -> None:
-    if set(_given(ctx, options)) - {"context", "threads"}:
-        raise click.UsageError(
-            "--tasks takes models, --include, --limit, --few-shot, --context, --threads, and no other option"
-        )
+    _only(ctx, options, "--tasks", "context", "threads", "resume")
     found = run_tasks(
         list(models),
         [name.strip() for name in tasks.split(",") if name.strip()],
         folders=include,
         limit=limit,
         n_few_shot=few_shot,
-        context=options["context"] if _given(ctx, {"context": None}) else None,
+        context=options["context"] if _given(ctx, "context") else None,
         threads=options["threads"],
+        resume=options["resume"],
         progress=for_stderr(ctx.obj["quiet"]),
     )
     if as_json:
@@ -190,19 +196,26 @@ def _run_tasks(
     click.echo(aligned([head, *rows]))
 
 
-def _given(ctx: click.Context, options: dict[str, Any]) -> list[str]:
-    """The options that were named on the command line."""
-    return [name for name in options if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
+def _given(ctx: click.Context, option: str) -> bool:
+    """Whether an option was named on the command line."""
+    return ctx.get_parameter_source(option) is not ParameterSource.DEFAULT
 
 
-def _compare_weights(
-    ctx: click.Context, models: tuple[str, ...], threads: int | None, as_json: bool, options: dict[str, Any]
-) -> None:
+def _only(ctx: click.Context, options: dict[str, Any], kind: str, *fitting: str) -> None:
+    """UsageError for options that do not go with a kind of work."""
+    wrong = [f"--{name}" for name in options if name not in fitting and _given(ctx, name)]
+    if wrong:
+        named = ", ".join(f"--{name}" for name in fitting)
+        raise click.UsageError(f"{' and '.join(wrong)} does not go with {kind}, which takes {named}")
+
+
+def _compare_weights(ctx: click.Context, models: tuple[str, ...], options: dict[str, Any], as_json: bool) -> None:
     from llmkit.weights import compare_weights
 
-    if len(models) != 2 or _given(ctx, options):
-        raise click.UsageError("--weights takes two models, a GGUF file and its source, and no option but --threads")
-    found = compare_weights(*models, threads=threads, progress=for_stderr(ctx.obj["quiet"]))
+    _only(ctx, options, "--weights", "threads")
+    if len(models) != 2:
+        raise click.UsageError("--weights takes two models, a GGUF file and its source")
+    found = compare_weights(*models, threads=options["threads"], progress=for_stderr(ctx.obj["quiet"]))
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))
         return

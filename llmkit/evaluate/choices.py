@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from llmkit.errors import FormatError
+from llmkit.evaluate.journal import NOTHING, Section
 from llmkit.evaluate.likelihoods import Pair, likelihoods
 from llmkit.evaluate.scores import Estimate
 from llmkit.formats.strictjson import read_json
@@ -34,11 +35,15 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceScores:
-    """Shares of the questions whose right answer was taken: by likelihood, and by likelihood per byte."""
+    """Shares of the questions whose right answer was taken: by likelihood, and by likelihood per byte.
+
+    interrupted: whether Ctrl-C ended it before the last question; n_questions are those that count.
+    """
 
     n_questions: int
     accuracy: Estimate
     normalised: Estimate
+    interrupted: bool = False
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -65,24 +70,37 @@ def _question(path: Path, number: int, item: Any) -> Question:
     return Question(text, tuple(choices), answer)
 
 
-def answer(session: Session, questions: Sequence[Question], progress: Progress) -> ChoiceScores:
-    """Let a model choose. Raises EvaluationError for logits that are no numbers, EngineError."""
+def answer(
+    session: Session, questions: Sequence[Question], progress: Progress, kept: Section = NOTHING
+) -> ChoiceScores:
+    """Let a model choose; Ctrl-C ends it after the first question.
+
+    kept: where likelihoods are kept, and taken from if they are there.
+
+    Raises EvaluationError for logits that are no numbers, EngineError.
+    """
     plain, normalised = [], []
     progress.start(f"Asking {session.info.name}", len(questions), "questions")
     try:
         for question in questions:
             pairs = [_pair(session, question.text, choice) for choice in question.choices]
-            found = {number: likelihood.value for number, likelihood in likelihoods(session, pairs)}
+            found = {number: likelihood.value for number, likelihood in likelihoods(session, pairs, kept)}
             values = np.array([found[number] for number in range(len(pairs))])
             n_bytes = np.array([len(choice.encode("utf-8", "replace")) for choice in question.choices])
             plain.append(float(values.argmax() == question.answer))
             normalised.append(float((values / n_bytes).argmax() == question.answer))
             progress.advance(1, f"accuracy {np.mean(plain):.1%}")
+    except KeyboardInterrupt:
+        progress.abort()
+        if not normalised:
+            raise
     except BaseException:
         progress.abort()
         raise
-    progress.finish()
-    return ChoiceScores(len(questions), _share(plain), _share(normalised))
+    else:
+        progress.finish()
+    n = len(normalised)
+    return ChoiceScores(n, _share(plain[:n]), _share(normalised), n < len(questions))
 
 
 def _pair(session: Session, text: str, choice: str) -> Pair:

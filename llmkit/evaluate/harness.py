@@ -19,6 +19,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from llmkit.errors import EvaluationError, LlmkitError
+from llmkit.evaluate.journal import NOTHING, Section
 from llmkit.evaluate.likelihoods import likelihoods
 from llmkit.evaluate.scores import Estimate
 from llmkit.protocols import Progress, SamplingOptions, Session
@@ -48,9 +49,10 @@ class TaskScore:
 class SessionModel(TemplateLM):  # type: ignore[misc]  # the harness has no types
     """A session, as the harness wants models."""
 
-    def __init__(self, session: Session, progress: Progress) -> None:
+    def __init__(self, session: Session, progress: Progress, kept: Section = NOTHING) -> None:
         super().__init__()
         self._session = session
+        self._kept = kept
         self._progress = progress
         info = session.info
         prefix = info.bos if info.bos is not None else info.eos
@@ -94,7 +96,7 @@ class SessionModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         self._progress.start(f"Asking {self._session.info.name}", len(pairs), "answers")
         self._progress.advance(len(pairs) - len(numbers))
         with self._reported():
-            for place, result in likelihoods(self._session, [fitting[number] for number in numbers]):
+            for place, result in likelihoods(self._session, [fitting[number] for number in numbers], self._kept):
                 found[numbers[place]] = (result.value, result.is_greedy)
                 self._progress.advance(1)
         return found
@@ -125,7 +127,11 @@ class SessionModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         with self._reported():
             for request in requests:
                 context, settings = request.args
-                answers.append(self._generated(context, dict(settings)))
+                found = self._kept.get(context, settings)
+                if not isinstance(found, str):
+                    found = self._generated(context, dict(settings))
+                    self._kept.put(context, settings, value=found)
+                answers.append(found)
                 self.cache_hook.add_partial("generate_until", request.args, answers[-1])
                 self._progress.advance(1)
         return answers
@@ -193,15 +199,16 @@ def run_harness(
     limit: int | None,
     n_few_shot: int | None,
     progress: Progress,
+    kept: Section = NOTHING,
 ) -> list[TaskScore]:
     """Run tasks of the harness.
 
     tasks: names, or YAML files. manager: knows them, see `find_tasks`. limit: most samples of each. n_few_shot:
-    examples in front of each question; by default as the task says.
+    examples in front of each question; by default as the task says. kept: where answers are kept.
 
     Raises EvaluationError for tasks that the harness does not know or cannot run; what the session raises.
     """
-    model = SessionModel(session, progress)
+    model = SessionModel(session, progress, kept)
     with _harness_errors(tasks):
         found = simple_evaluate(
             model=model,

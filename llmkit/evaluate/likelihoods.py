@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.errors import EvaluationError
+from llmkit.evaluate.journal import NOTHING, Section
 from llmkit.kernels.logits import score_rows
 from llmkit.protocols import Session
 
@@ -29,19 +30,30 @@ class Likelihood:
     is_greedy: bool
 
 
-def likelihoods(session: Session, pairs: Sequence[Pair]) -> Iterator[tuple[int, Likelihood]]:
+def likelihoods(session: Session, pairs: Sequence[Pair], kept: Section = NOTHING) -> Iterator[tuple[int, Likelihood]]:
     """The likelihood of every pair's second tokens after the first, with the pair's number; in another order.
+
+    kept: where results are kept; what is there already comes first.
 
     Raises EvaluationError for logits that are no numbers, EngineError for what does not fit.
     """
-    order = sorted(range(len(pairs)), key=lambda number: (list(pairs[number][0]), number))
+    missing = []
+    for number, (prefix, ids) in enumerate(pairs):
+        match kept.get(list(prefix), list(ids)):
+            case [float(value), bool(is_greedy)]:
+                yield number, Likelihood(value, is_greedy)
+            case _:
+                missing.append(number)
+    order = sorted(missing, key=lambda number: (list(pairs[number][0]), number))
     for prefix, numbers in groupby(order, lambda number: list(pairs[number][0])):
         group = list(numbers)
         # Fewest tokens first: those that pass together have about the same length.
         group.sort(key=lambda number: len(pairs[number][1]))
         rows = session.each_continuation(prefix, [pairs[number][1] for number in group])
         for number, logits in zip(group, rows, strict=True):
-            yield number, _likelihood(session.info.name, logits, pairs[number][1])
+            found = _likelihood(session.info.name, logits, pairs[number][1])
+            kept.put(list(prefix), list(pairs[number][1]), value=[found.value, found.is_greedy])
+            yield number, found
 
 
 def _likelihood(name: str, logits: NDArray[np.float32], ids: Sequence[int]) -> Likelihood:

@@ -36,7 +36,12 @@ class ComparedModel:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Models over the same text and on the same machine. environment: what to name beside the figures, by its name."""
+    """Models over the same text and on the same machine.
+
+    environment: what to name beside the figures, by its name.
+
+    interrupted: whether Ctrl-C ended it, so that windows, timings or answers are missing.
+    """
 
     text: str
     n_windows: int
@@ -44,6 +49,7 @@ class Comparison:
     models: Sequence[ComparedModel]
     questions: Sequence[str]
     environment: Mapping[str, str]
+    interrupted: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -53,6 +59,7 @@ class Comparison:
             "context": self.context,
             "questions": list(self.questions),
             "environment": dict(self.environment),
+            "interrupted": self.interrupted,
             "models": [
                 {
                     "name": m.name,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.errors import EvaluationError
+from llmkit.evaluate.journal import NOTHING, Section
 from llmkit.evaluate.scores import Scores, Values
 from llmkit.evaluate.windows import Window
 from llmkit.kernels.logits import divergences, score_rows
@@ -37,6 +39,25 @@ class _Collected:
         self.surprise += sum(float(values.sum()) for values in part.surprises)
         self.n_scored += sum(map(len, part.surprises))
 
+    def to_record(self) -> dict[str, str | None]:
+        """Its values as text, every bit of them."""
+        return {
+            "surprises": _text_of(np.concatenate(self.surprises), "<f8"),
+            "tops": _text_of(np.concatenate(self.tops), "<i8"),
+            "kl": _text_of(np.concatenate(self.kl), "<f8") if self.kl else None,
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, str | None], n: int) -> _Collected | None:
+        """What `to_record` gave for `n` tokens; None for anything else."""
+        try:
+            surprises = _array_of(record["surprises"], "<f8", n)
+            tops = _array_of(record["tops"], "<i8", n)
+            kl = None if record["kl"] is None else _array_of(record["kl"], "<f8", n)
+        except (KeyError, TypeError, ValueError):
+            return None
+        return cls([surprises], [tops.astype(np.int64)], [] if kl is None else [kl])
+
     def scores(self) -> Scores:
         return Scores(
             np.concatenate(self.surprises),
@@ -63,25 +84,41 @@ class Run:
     interrupted: bool
 
 
-def run(sessions: Mapping[str, Session], windows: Sequence[Window], reference: str | None, progress: Progress) -> Run:
+def run(
+    sessions: Mapping[str, Session],
+    windows: Sequence[Window],
+    reference: str | None,
+    progress: Progress,
+    kept: Mapping[str, Section] | None = None,
+) -> Run:
     """Run all windows through the models, which have the same vocabulary.
 
-    sessions: by name. reference: the name of the one whose distributions the others' are compared with. Ctrl-C ends
-    the run after the first window and keeps what is complete.
+    sessions: by name. reference: the name of the one whose distributions the others' are compared with. kept: where
+    results are kept, by the models' names; what is there already is not computed. Ctrl-C ends the run after the first
+    window and keeps what is complete.
 
     Raises EvaluationError for logits that are not numbers or do not fit; EngineError.
     """
+    kept = kept or dict.fromkeys(sessions, NOTHING)
     collected = {name: _Collected() for name in sessions}
-    total = sum(len(window.ids) for window in windows)
+    known = [_known(window, kept, reference) for window in windows]
+    total = sum(len(window.ids) for window, found in zip(windows, known, strict=True) if len(found) < len(sessions))
     progress.start(f"Evaluating {_named(list(sessions))}", total, "tokens")
     done = 0
     try:
-        for window in windows:
-            found = _one(sessions, window, reference)
-            for name, part in found.items():
-                collected[name].add(part)
+        for window, found in zip(windows, known, strict=True):
+            missing = {name: session for name, session in sessions.items() if name not in found}
+            if missing:
+                needed = missing if reference is None else {reference: sessions[reference]} | missing
+                new = _one(needed, window, reference)
+                for name in missing:
+                    kept[name].put(window.ids, window.first, value=new[name].to_record())
+                found |= new
+            for name in sessions:
+                collected[name].add(found[name])
             done += 1
-            progress.advance(len(window.ids), f"window {done} of {len(windows)}{_state(collected)}")
+            if missing:
+                progress.advance(len(window.ids), f"window {done} of {len(windows)}{_state(collected)}")
     except KeyboardInterrupt:
         progress.abort()
         if not done:
@@ -92,6 +129,28 @@ def run(sessions: Mapping[str, Session], windows: Sequence[Window], reference: s
     else:
         progress.finish()
     return Run({name: part.scores() for name, part in collected.items()}, done, done < len(windows))
+
+
+def _known(window: Window, kept: Mapping[str, Section], reference: str | None) -> dict[str, _Collected]:
+    """What is kept of a window, by model."""
+    found = {}
+    for name, section in kept.items():
+        record = section.get(window.ids, window.first)
+        part = None if record is None else _Collected.from_record(record, window.n_scored)
+        if part is not None and bool(part.kl) == (reference not in (None, name)):
+            found[name] = part
+    return found
+
+
+def _text_of(values: NDArray[Any], dtype: str) -> str:
+    return b64encode(values.astype(dtype).tobytes()).decode("ascii")
+
+
+def _array_of(text: str | None, dtype: str, n: int) -> NDArray[Any]:
+    values = np.frombuffer(b64decode(text or "", validate=True), dtype)
+    if len(values) != n:
+        raise ValueError
+    return values
 
 
 def _state(collected: Mapping[str, _Collected]) -> str:

@@ -55,7 +55,7 @@ def test_on_a_real_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert run(["-q", "eval", str(model), "--choices", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["m.gguf"]["n_questions"] == 2
     assert run(["eval", str(model), "--choices", str(path), "--protocol", "sliding"]) == 2
-    assert "no other option" in capsys.readouterr().err
+    assert "--protocol does not go with --choices" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
