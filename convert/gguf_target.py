@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 
-from llmkit.convert.archs import ConfigReader, find_family
+from llmkit.convert.archs import ConfigReader, Family, find_family
 from llmkit.convert.checkpoint import Checkpoint
 from llmkit.convert.encoding import importance_metadata, require_schemes, weigh
 from llmkit.convert.filelayout import lay_out
+from llmkit.convert.footprint import footprint
 from llmkit.convert.gguf_keys import architecture_metadata, rope_factors
 from llmkit.convert.lora.adapter import Adapter
 from llmkit.convert.lora.merge import merge
@@ -48,6 +49,7 @@ def plan_gguf(
     tokenizer_pre: str | None = None,
     adapters: Sequence[Adapter] = (),
     judge: TokenizerJudge | None = None,
+    tokenizer: Mapping[str, Value] | None = None,
 ) -> ConversionPlan:
     """Plan the conversion of `checkpoint` to a GGUF file by `recipe`; reads no weight.
 
@@ -55,11 +57,10 @@ def plan_gguf(
     importance: weighs the errors of the columns of the tensors that it has data for.
     split_size: bytes of tensor data that a file may hold, if the model is to be split; see `lay_out`.
     judge: compares tokens where it is not certain how the engine should split text.
+    tokenizer: its metadata, if they are known from planning this checkpoint before.
     """
     options = options or TypeOptions()
-    whole = ConfigReader(checkpoint.folder / "config.json", checkpoint.config)
-    family = find_family(whole)
-    config = whole.within(family.text_config) if family.text_config and family.text_config in whole else whole
+    whole, family, config = _read(checkpoint)
     hparams = family.read_hparams(config)
     notes: list[str] = []
     tensors = merge(unpack(whole, checkpoint.tensors, notes), adapters, notes)
@@ -89,10 +90,7 @@ def plan_gguf(
     metadata |= architecture_metadata(family.gguf_architecture, hparams, notes)
     metadata["general.file_type"] = u32(_file_type(recipe, quantized.values()))
     metadata["general.quantization_version"] = u32(QUANTIZATION_VERSION)
-    token_ids = whole.filled(config.values).values  # a multimodal model has them in either place
-    metadata |= tokenizer_metadata(
-        checkpoint.folder, hparams.n_vocab, token_ids, pre=tokenizer_pre, judge=judge, notes=notes
-    )
+    metadata |= tokenizer or read_tokenizer(checkpoint, pre=tokenizer_pre, judge=judge, notes=notes)
     if "tokenizer.chat_template" not in metadata and hparams.causal is not False:
         notes.append("the checkpoint has no chat template: `llmkit chat` will need --template, `llmkit generate` works")
 
@@ -112,7 +110,26 @@ def plan_gguf(
         label=recipe.label,
         files=lay_out(metadata, planned, split_size=split_size),
         notes=(*notes, *family.notes(config, hparams)),
+        footprint=footprint(metadata),
     )
+
+
+def read_tokenizer(
+    checkpoint: Checkpoint, *, pre: str | None, judge: TokenizerJudge | None, notes: list[str]
+) -> dict[str, Value]:
+    """The metadata of a checkpoint's tokenizer, which are the same whatever the recipe; adds to `notes`."""
+    whole, family, config = _read(checkpoint)
+    n_vocab = family.read_hparams(config).n_vocab
+    token_ids = whole.filled(config.values).values  # a multimodal model has them in either place
+    return tokenizer_metadata(checkpoint.folder, n_vocab, token_ids, pre=pre, judge=judge, notes=notes)
+
+
+def _read(checkpoint: Checkpoint) -> tuple[ConfigReader, Family, ConfigReader]:
+    """The whole config.json, the family that it is of, and the part that describes the language model."""
+    whole = ConfigReader(checkpoint.folder / "config.json", checkpoint.config)
+    family = find_family(whole)
+    config = whole.within(family.text_config) if family.text_config and family.text_config in whole else whole
+    return whole, family, config
 
 
 def _size_label(shapes: Mapping[str, tuple[int, ...]]) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from llmkit.convert.footprint import Footprint
 from llmkit.convert.packed.base import PackedTensor
 from llmkit.convert.transforms import Axis, Map, Matrix, View
 from llmkit.quantize.feedback import Feedback
@@ -205,6 +206,7 @@ class ConversionPlan:
     label: str  # of the recipe, such as Q4_K_M
     files: tuple[PlannedFile, ...]
     notes: tuple[str, ...]
+    footprint: Footprint | None = None  # of a GGUF model
 
     @property
     def tensors(self) -> tuple[PlannedTensor, ...]:

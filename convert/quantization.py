@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from llmkit.convert.encoding import importance_metadata, require_schemes, weigh
 from llmkit.convert.filelayout import lay_out
+from llmkit.convert.footprint import footprint
 from llmkit.convert.gguf_source import GGUFSource
 from llmkit.convert.gguf_target import QUANTIZATION_VERSION
 from llmkit.convert.plan import ConversionPlan, PlannedTensor, Stored
@@ -83,6 +84,7 @@ def plan_quantize(
         label=recipe.label,
         files=lay_out(metadata, tensors, alignment=source.alignment, split_size=split_size),
         notes=tuple(notes),
+        footprint=footprint(metadata),
     )
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from llmkit.evaluation import Evaluation, evaluate
     from llmkit.importance import ImportanceResult, compute_importance
     from llmkit.protocols import GenerationStats, Message, SamplingOptions, Session
+    from llmkit.recommendation import Recommendation, recommend
     from llmkit.tasks import ask, run_tasks
     from llmkit.weights import WeightComparison, compare_weights
 
@@ -35,6 +36,7 @@ __all__ = [
     "ImportanceResult",
     "LlmkitError",
     "Message",
+    "Recommendation",
     "SamplingOptions",
     "Session",
     "WeightComparison",
@@ -48,6 +50,7 @@ __all__ = [
     "evaluate",
     "load",
     "quantize",
+    "recommend",
     "run_tasks",
 ]
 
@@ -62,6 +65,8 @@ _HOMES = {
     "LlmkitError": "llmkit.errors",
     "ImportanceResult": "llmkit.importance",
     "compute_importance": "llmkit.importance",
+    "Recommendation": "llmkit.recommendation",
+    "recommend": "llmkit.recommendation",
     "ask": "llmkit.tasks",
     "run_tasks": "llmkit.tasks",
     "GenerationStats": "llmkit.protocols",

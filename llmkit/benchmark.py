@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from llmkit.errors import EvaluationError, LlmkitError
+from llmkit.machine import processor
 from llmkit.progress import Silent
 from llmkit.protocols import Progress
 from llmkit.sessions import located
@@ -142,7 +143,7 @@ def bench(
         "n_threads": threads,
         "device": device,
         "versions": _versions(),
-        "cpu": _cpu(),
+        "cpu": processor(),
     }
     names = [(test.name, test.n_tokens) for test in what]
     progress = progress or Silent()
@@ -171,7 +172,7 @@ def bench(
         progress.finish()
     return Benchmark(
         models=tuple(found),
-        cpu=_cpu(),
+        cpu=processor(),
         n_cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         python=platform.python_version(),
         repetitions=repetitions,
@@ -265,15 +266,6 @@ def size_of(path: Path) -> int:
     part = part_of_set(path.name)
     files = [path] if part is None else [path.with_name(part.sibling(n)) for n in range(1, part.count + 1)]
     return sum(file.stat().st_size for file in files)
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    found = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return found[0] if found else platform.processor() or platform.machine()
 
 
 def _versions() -> dict[str, str]:

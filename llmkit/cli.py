@@ -24,6 +24,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "embed": ("llmkit.commands.embed", "embed", "Turn texts into vectors with an embedding model."),
     "eval": ("llmkit.commands.eval", "command", "Measure how well models predict a text, and how far they are apart."),
     "bench": ("llmkit.commands.bench", "command", "Measure how fast models are, and what memory they take."),
+    "recommend": ("llmkit.commands.recommend", "command", "Say which format of a model to take, and why."),
     "compare": ("llmkit.commands.compare", "command", "Compare models: quality, size, speed, answers; with a report."),
     "models": ("llmkit.commands.models", "models", "List the models on this machine."),
 }
