@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import llmkit
 from llmkit.cli import run
 from llmkit.errors import EvaluationError, FormatError
 from llmkit.runtimes.fake import FakeSession
+from tests import tinymodels
 from tests.tinymodels import TinyLlama
 
 TEXT = "In the beginning was the vocabulary, and every byte was a token; 3 x 7 = 21.\n" * 12
@@ -196,3 +199,31 @@ def test_ctrl_c_keeps_what_is_complete(text: Path) -> None:
     found = llmkit.evaluate(Interrupted(), text=text, context=64)
     assert (found.interrupted, found.n_windows) == (True, 2)
     assert found.models[0].n_tokens == 63 + 32
+
+
+def test_memory_with_a_large_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under 1 GB above what the models take, which run a prompt first."""
+    monkeypatch.setattr(tinymodels, "N_VOCAB", 262_144)
+    checkpoint = TinyLlama(dtype="F32", tied=True, n_embd=64, n_ff=64).write(tmp_path / "m")
+    models = [
+        str(llmkit.convert(checkpoint, "gguf-q8_0", output=tmp_path / "m.gguf").path),
+        str(llmkit.convert(checkpoint, "onnx-int8", output=tmp_path / "onnx").path),
+    ]
+    code = f"""
+import llmkit
+from pathlib import Path
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+sessions = [llmkit.load(path, n_context=512, n_threads=2) for path in {models!r}]
+for session in sessions:
+    list(session.generate([1, 2, 3], llmkit.SamplingOptions(temperature=0, max_tokens=1)))
+before = peak()
+llmkit.evaluate(sessions[1:], reference=sessions[0], context=512, chunks=2)
+print(peak() - before)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert int(found) < 1e9
+    assert int(found) > 64 << 20  # the logits of one pass: it is what is measured

@@ -82,4 +82,4 @@ _FIT: Final = ((0.492, 0.465), (0.41, 0.434))
 
 def _agreement(kl: float, place: float) -> float:
     (a, b), (c, d) = _FIT
-    return max(0.0, 1 - (a + place * (c - a)) * kl ** (b + place * (d - b)))
+    return max(0.0, 1 - (a + place * (c - a)) * math.pow(kl, b + place * (d - b)))

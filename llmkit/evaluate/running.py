@@ -19,7 +19,9 @@ from llmkit.protocols import Progress, Session
 
 Rows = NDArray[np.float32]
 _SHOWN: Final = 3  # models in a line of progress
-_AT_ONCE: Final = 128  # tokens of a pass: the logits of more would take much memory
+# Tokens of a pass, a power of two, and how many logits they may give: 64 MiB, once in every engine and once here.
+_AT_ONCE: Final = 128
+_LOGITS: Final = 1 << 24
 
 
 @dataclass(slots=True)
@@ -169,27 +171,39 @@ def _one(sessions: Mapping[str, Session], window: Window, reference: str | None)
     targets = np.asarray(window.ids[window.first :], np.int64)
     # The last token passes too, though nothing follows that it predicts: engines compute rows in groups, and those of
     # an incomplete group may be rounded otherwise.
-    passes = [
-        session.each_logits(window.ids, skip=window.first - 1, at_a_time=_AT_ONCE) for session in sessions.values()
-    ]
+    at_a_time = _rows_at_once(max(session.info.n_vocab for session in sessions.values()))
+    passes = {
+        name: session.each_logits(window.ids, skip=window.first - 1, at_a_time=at_a_time)
+        for name, session in sessions.items()
+    }
     begin = 0
-    for parts in zip(*passes, strict=True):
-        end = min(begin + len(parts[0]), len(targets))
-        rows = {name: part[: end - begin] for name, part in zip(sessions, parts, strict=True)}
+    rows: dict[str, Rows] = {}
+    for _ in range(0, len(targets) + 1, at_a_time):
+        rows.clear()  # their memory goes before the next are computed
+        end = min(begin + at_a_time, len(targets))
+        for name, each in passes.items():
+            rows[name] = next(each)[: end - begin]
         _check_shapes(rows)
         if end == begin:
             break
         expected = _reduce(reference, rows[reference], targets[begin:end]) if reference is not None else None
-        for name, logits in rows.items():
-            reduced = expected if name == reference and expected else _reduce(name, logits, targets[begin:end])
+        for name in rows:
+            reduced = expected if name == reference and expected else _reduce(name, rows[name], targets[begin:end])
             found[name].surprises.append(reduced.surprises)
             found[name].tops.append(reduced.tops)
             if reference is not None and expected is not None and name != reference:
-                kl = np.empty(end - begin)
-                divergences(_flat(rows[reference]), _flat(logits), logits.shape[1], expected.totals, reduced.totals, kl)
+                kl, n_vocab = np.empty(end - begin), rows[name].shape[1]
+                divergences(_flat(rows[reference]), _flat(rows[name]), n_vocab, expected.totals, reduced.totals, kl)
                 found[name].kl.append(np.maximum(kl, 0.0))  # below zero it is rounding
         begin = end
     return found
+
+
+def _rows_at_once(n_vocab: int) -> int:
+    count = _AT_ONCE
+    while count > 1 and count * n_vocab > _LOGITS:
+        count //= 2
+    return count
 
 
 def _flat(logits: Rows) -> Rows:

@@ -188,6 +188,7 @@ class DecoderSession(ABC):
         self._check_current(generation)
         for rows in self._context.passes(ids, skip, at_a_time):
             yield rows
+            del rows  # its memory goes before the next are computed
             self._check_current(generation)
 
     def each_continuation(

@@ -223,7 +223,7 @@ class _Context:
             found = self._model(self._tensor(ids), past_key_values=self._cache, use_cache=True)
         self._cache = found.past_key_values
         rows: NDArray[np.float32] = found.logits[0].float().cpu().numpy()
-        self._latest = rows[-1]
+        self._latest = rows[-1].copy()  # or it would keep all of them
         self.cached += ids
         return rows
 
