@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from typing import Any, Final
+from unittest.mock import patch
 
 from lm_eval.api.model import TemplateLM
 from lm_eval.evaluator import simple_evaluate
@@ -225,7 +226,9 @@ def run_harness(
 def _harness_errors(tasks: Sequence[str]) -> Iterator[None]:
     """What the harness raises as EvaluationError; what it prints of itself would break the progress."""
     try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        # It would also ask git, which answers on the process's own standard error, for the commit of the folder.
+        asks_git = patch("lm_eval.evaluator.get_git_commit_hash", lambda: None, create=True)
+        with asks_git, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             yield
     except LlmkitError:
         raise

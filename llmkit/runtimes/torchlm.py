@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, Final
 
@@ -123,6 +124,8 @@ class _Context:
         self._model = model
         self._n_vocab = n_vocab
         self._cache: Any = None
+        # transformers 5.24 renamed it.
+        self._cache_name = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
         self.n_context = n_context
         self.cached: list[int] = []
         self._latest: NDArray[np.float32] = np.empty(0, np.float32)
@@ -197,9 +200,8 @@ class _Context:
         cache = copy.deepcopy(self._cache)
         cache.batch_repeat_interleave(len(rows))
         with self._torch.inference_mode():
-            found = self._model(
-                self._torch.tensor(rows, device=self._model.device), past_key_values=cache, use_cache=True
-            )
+            tokens = self._torch.tensor(rows, device=self._model.device)
+            found = self._model(tokens, use_cache=True, **{self._cache_name: cache})
         logits: NDArray[np.float32] = found.logits.float().cpu().numpy()
         return logits
 
@@ -220,8 +222,8 @@ class _Context:
     def _pass(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Process further tokens; their logits, float32 [n, n_vocab]."""
         with self._torch.inference_mode():
-            found = self._model(self._tensor(ids), past_key_values=self._cache, use_cache=True)
-        self._cache = found.past_key_values
+            found = self._model(self._tensor(ids), use_cache=True, **{self._cache_name: self._cache})
+        self._cache = getattr(found, self._cache_name)
         rows: NDArray[np.float32] = found.logits[0].float().cpu().numpy()
         self._latest = rows[-1].copy()  # or it would keep all of them
         self.cached += ids
