@@ -65,6 +65,13 @@ _NAMES = {100.0: "maximum", 50.0: "median", 0.0: "minimum"}
 @click.option("--chunks", type=click.IntRange(min=1), help="Most windows to use.  [default: the whole text]")
 @click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads.  [default: one per core]")
 @resumable()
+@click.option(
+    "--save-reference",
+    type=click.Path(dir_okay=False),
+    metavar="FILE.safetensors",
+    help="Store the predictions of the reference, or of the only MODEL; --reference takes the file instead of a model.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the file of --save-reference if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
 def command(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from llmkit.errors import EvaluationError
 from llmkit.evaluate.journal import NOTHING, Section
 from llmkit.evaluate.scores import Scores, Values
+from llmkit.evaluate.stored import Recorder, StoredReference
 from llmkit.evaluate.windows import Window
 from llmkit.kernels.logits import divergences, score_rows
 from llmkit.protocols import Progress, Session
@@ -92,18 +93,26 @@ def run(
     reference: str | None,
     progress: Progress,
     kept: Mapping[str, Section] | None = None,
+    *,
+    stored: StoredReference | None = None,
+    recorder: Recorder | None = None,
 ) -> Run:
     """Run all windows through the models, which have the same vocabulary.
 
     sessions: by name. reference: the name of the one whose distributions the others' are compared with. kept: where
-    results are kept, by the models' names; what is there already is not computed. Ctrl-C ends the run after the first
-    window and keeps what is complete.
+    results are kept, by the models' names; what is there already is not computed. stored: what distributions are
+    compared with instead of a model's. recorder: takes those of the reference, or of the only model. Ctrl-C ends the
+    run after the first window and keeps what is complete.
 
     Raises EvaluationError for logits that are not numbers or do not fit; EngineError.
     """
     kept = kept or dict.fromkeys(sessions, NOTHING)
     collected = {name: _Collected() for name in sessions}
-    known = [_known(window, kept, reference) for window in windows]
+    known = [_known(window, kept, reference, is_compared=stored is not None) for window in windows]
+    taking = None if recorder is None else (reference or next(iter(sessions)), recorder)
+    if taking is not None:
+        for found in known:
+            found.pop(taking[0], None)  # it is to run
     total = sum(len(window.ids) for window, found in zip(windows, known, strict=True) if len(found) < len(sessions))
     progress.start(f"Evaluating {_named(list(sessions))}", total, "tokens")
     done = 0
@@ -112,7 +121,8 @@ def run(
             missing = {name: session for name, session in sessions.items() if name not in found}
             if missing:
                 needed = missing if reference is None else {reference: sessions[reference]} | missing
-                new = _one(needed, window, reference)
+                begin = next(iter(collected.values())).n_scored
+                new = _one(needed, window, _Reference(reference, stored, begin), taking)
                 for name in missing:
                     kept[name].put(window.ids, window.first, value=new[name].to_record())
                 found |= new
@@ -130,16 +140,20 @@ def run(
         raise
     else:
         progress.finish()
+    if recorder is not None:
+        recorder.cut(next(iter(collected.values())).n_scored)
     return Run({name: part.scores() for name, part in collected.items()}, done, done < len(windows))
 
 
-def _known(window: Window, kept: Mapping[str, Section], reference: str | None) -> dict[str, _Collected]:
+def _known(
+    window: Window, kept: Mapping[str, Section], reference: str | None, *, is_compared: bool
+) -> dict[str, _Collected]:
     """What is kept of a window, by model."""
     found = {}
     for name, section in kept.items():
         record = section.get(window.ids, window.first)
         part = None if record is None else _Collected.from_record(record, window.n_scored)
-        if part is not None and bool(part.kl) == (reference not in (None, name)):
+        if part is not None and bool(part.kl) == (is_compared or reference not in (None, name)):
             found[name] = part
     return found
 
@@ -165,8 +179,33 @@ def _named(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _one(sessions: Mapping[str, Session], window: Window, reference: str | None) -> dict[str, _Collected]:
-    """One window through all models."""
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """What a window's distributions are compared with: those of one of the models, stored ones from a token on, or
+    nothing."""
+
+    name: str | None
+    stored: StoredReference | None
+    begin: int
+
+    def divergences(self, rows: Mapping[str, Rows], found: Mapping[str, _Reduced], name: str, at: int) -> Values | None:
+        """Of one model's rows, the first of which is number `at` of the window's scored tokens."""
+        logits, totals = rows[name], found[name].totals
+        if self.stored is not None:
+            kl = self.stored.divergences(self.begin + at, logits, totals)
+        elif self.name is not None and name != self.name:
+            kl = np.empty(len(logits))
+            own = rows[self.name]
+            divergences(_flat(own), _flat(logits), logits.shape[1], found[self.name].totals, totals, kl)
+        else:
+            return None
+        return np.maximum(kl, 0.0)  # below zero it is rounding
+
+
+def _one(
+    sessions: Mapping[str, Session], window: Window, reference: _Reference, taking: tuple[str, Recorder] | None
+) -> dict[str, _Collected]:
+    """One window through all models. taking: the model whose distributions are recorded, and what takes them."""
     found = {name: _Collected() for name in sessions}
     targets = np.asarray(window.ids[window.first :], np.int64)
     # The last token passes too, though nothing follows that it predicts: engines compute rows in groups, and those of
@@ -176,26 +215,23 @@ def _one(sessions: Mapping[str, Session], window: Window, reference: str | None)
         name: session.each_logits(window.ids, skip=window.first - 1, at_a_time=at_a_time)
         for name, session in sessions.items()
     }
-    begin = 0
     rows: dict[str, Rows] = {}
-    for _ in range(0, len(targets) + 1, at_a_time):
+    for begin in range(0, len(targets), at_a_time):
         rows.clear()  # their memory goes before the next are computed
         end = min(begin + at_a_time, len(targets))
         for name, each in passes.items():
             rows[name] = next(each)[: end - begin]
         _check_shapes(rows)
-        if end == begin:
-            break
-        expected = _reduce(reference, rows[reference], targets[begin:end]) if reference is not None else None
-        for name in rows:
-            reduced = expected if name == reference and expected else _reduce(name, rows[name], targets[begin:end])
-            found[name].surprises.append(reduced.surprises)
-            found[name].tops.append(reduced.tops)
-            if reference is not None and expected is not None and name != reference:
-                kl, n_vocab = np.empty(end - begin), rows[name].shape[1]
-                divergences(_flat(rows[reference]), _flat(rows[name]), n_vocab, expected.totals, reduced.totals, kl)
-                found[name].kl.append(np.maximum(kl, 0.0))  # below zero it is rounding
-        begin = end
+        reduced = {name: _reduce(name, logits, targets[begin:end]) for name, logits in rows.items()}
+        for name, part in reduced.items():
+            found[name].surprises.append(part.surprises)
+            found[name].tops.append(part.tops)
+            kl = reference.divergences(rows, reduced, name, begin)
+            if kl is not None:
+                found[name].kl.append(kl)
+        if taking is not None:
+            name, recorder = taking
+            recorder.add(rows[name], reduced[name].totals)
     return found
 
 

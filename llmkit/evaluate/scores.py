@@ -42,6 +42,10 @@ class Scores:
     tops: NDArray[np.int64]
     kl: Values | None = None
 
+    def first(self, n: int) -> Scores:
+        """Of the first `n` tokens."""
+        return Scores(self.surprises[:n], self.tops[:n], None if self.kl is None else self.kl[:n])
+
     @property
     def perplexity(self) -> Estimate:
         mean = mean_of(self.surprises)

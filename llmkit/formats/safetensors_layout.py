@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from llmkit.formats.safetensors import MAX_HEADER_BYTES
@@ -23,12 +23,16 @@ class SafetensorsLayout:
     total_bytes: int
 
 
-def plan_safetensors(tensors: Sequence[tuple[str, TensorType, tuple[int, ...]]]) -> SafetensorsLayout:
-    """Lay out tensors of float types, (name, type, shape), in this order, without holes; I8 stands for plain bytes.
+def plan_safetensors(
+    tensors: Sequence[tuple[str, TensorType, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
+) -> SafetensorsLayout:
+    """Lay out tensors, (name, type, shape), in this order, without holes; I8 stands for plain bytes.
+
+    metadata: of the file; by default what transformers writes.
 
     Raises ValueError if the header would be larger than the format allows.
     """
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    entries: dict[str, object] = {"__metadata__": dict(metadata or {"format": "pt"})}
     begins = []
     end = 0
     for name, type, shape in tensors:
