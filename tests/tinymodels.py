@@ -107,7 +107,7 @@ class TinyLlama:
         if self.n_shards == 1:
             write_safetensors(folder / "model.safetensors", weights, self.dtype)
             return
-        weight_map = {}
+        weight_map: dict[str, str] = {}
         for shard in range(self.n_shards):
             file = f"model-{shard + 1:05d}-of-{self.n_shards:05d}.safetensors"
             part = {name: weights[name] for name in names[shard :: self.n_shards]}

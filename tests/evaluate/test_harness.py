@@ -17,21 +17,9 @@ from llmkit.evaluate.harness import SessionModel
 from llmkit.evaluate.likelihoods import likelihoods
 from llmkit.progress import Silent
 from llmkit.runtimes.fake import FakeSession
-from tests.tinymodels import TinyLlama
 
 QUERIES = [f"Question {n}: what comes after {n} and {n + 1}?" for n in range(12)]
 CHOICES = [[str(n + 2), str(n), "nothing at all", f"{n + 1} {n}"] for n in range(12)]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("models")
-    checkpoint = TinyLlama(dtype="F32").write(folder / "tiny")
-    return {
-        "checkpoint": checkpoint,
-        "gguf": llmkit.convert(checkpoint, "gguf-f32", output=folder / "tiny.gguf").path,
-        "onnx": llmkit.convert(checkpoint, "onnx-fp32", output=folder / "tiny-onnx").path,
-    }
 
 
 @pytest.fixture
@@ -66,15 +54,15 @@ def requests(*arguments: tuple[Any, ...]) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def judge(models: dict[str, Path]) -> Any:
+def judge(tiny_forms: dict[str, Path]) -> Any:
     """The harness's own model for transformers."""
     from lm_eval.models.huggingface import HFLM
 
-    return HFLM(pretrained=str(models["checkpoint"]), device="cpu", dtype="float32", batch_size=4, max_length=128)
+    return HFLM(pretrained=str(tiny_forms["checkpoint"]), device="cpu", dtype="float32", batch_size=4, max_length=128)
 
 
 @pytest.mark.parametrize("engine", ["checkpoint", "gguf", "onnx"])
-def test_likelihoods_are_those_of_the_harness(models: dict[str, Path], judge: Any, engine: str) -> None:
+def test_likelihoods_are_those_of_the_harness(tiny_forms: dict[str, Path], judge: Any, engine: str) -> None:
     asked = requests(
         *((q, f" {c}") for q, choices in zip(QUERIES, CHOICES, strict=True) for c in choices),
         ("", "no context"),
@@ -85,7 +73,7 @@ def test_likelihoods_are_those_of_the_harness(models: dict[str, Path], judge: An
     rolling = requests(("A text of many windows, of which each is scored once. " * 8,), ("short",), ("",))
     expected_rolling = judge.loglikelihood_rolling(rolling[:2], disable_tqdm=True)
     extra = {"full_precision": True, "n_branches": 8} if engine == "gguf" else {}
-    with llmkit.load(models[engine], n_context=128, n_threads=1, **extra) as session:
+    with llmkit.load(tiny_forms[engine], n_context=128, n_threads=1, **extra) as session:
         model = SessionModel(session, Silent())
         found = model.loglikelihood(asked, disable_tqdm=True)
         assert [value for value, _ in found] == pytest.approx([value for value, _ in expected], abs=2e-3)
@@ -101,10 +89,10 @@ def test_likelihoods_are_those_of_the_harness(models: dict[str, Path], judge: An
 
 
 def test_a_task_in_a_file(
-    models: dict[str, Path], task: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tiny_forms: dict[str, Path], task: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(task)  # no repository, which the harness would have git say
-    paths = [models["checkpoint"], models["gguf"]]
+    paths = [tiny_forms["checkpoint"], tiny_forms["gguf"]]
     found = llmkit.run_tasks(paths, "arithmetic_here", folders=[task], limit=8, n_few_shot=1, threads=1)
     assert [*found] == ["tiny", "tiny.gguf"]
     one, other = found.values()
@@ -116,7 +104,16 @@ def test_a_task_in_a_file(
     assert 0 <= one[0].score.value <= 1
     assert one[0].score.value * 8 % 1 == 0
 
-    arguments = ["eval", str(models["gguf"]), "--tasks", "arithmetic_here", "--include", str(task), "--threads", "1"]
+    arguments = [
+        "eval",
+        str(tiny_forms["gguf"]),
+        "--tasks",
+        "arithmetic_here",
+        "--include",
+        str(task),
+        "--threads",
+        "1",
+    ]
     assert run([*arguments, "--few-shot", "1", "--limit", "8", "--json"]) == 0
     out, err = capfd.readouterr()
     assert json.loads(out)["tiny.gguf"][0]["score"]["value"] == other[0].score.value
@@ -130,22 +127,22 @@ def test_a_task_in_a_file(
 
 
 def test_what_cannot_be_run(
-    models: dict[str, Path], task: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_forms: dict[str, Path], task: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(EvaluationError, match="no_such_task"):
-        llmkit.run_tasks(models["gguf"], "no_such_task")
+        llmkit.run_tasks(tiny_forms["gguf"], "no_such_task")
     with pytest.raises(EvaluationError, match="no task was given"):
-        llmkit.run_tasks(models["gguf"], [])
+        llmkit.run_tasks(tiny_forms["gguf"], [])
     (task / "broken.yaml").write_text("task: broken\ndataset_path: json\ndataset_kwargs: {data_files: missing.json}\n")
     with pytest.raises(EvaluationError, match="broken"):
-        llmkit.run_tasks(models["gguf"], "broken", folders=[task])
+        llmkit.run_tasks(tiny_forms["gguf"], "broken", folders=[task])
     for wrong in (["--text", "x"], ["--choices", "x.json"], ["--reference", "y"]):
-        assert run(["eval", str(models["gguf"]), "--tasks", "arithmetic_here", *wrong]) == 2
-    assert run(["eval", str(models["gguf"]), "--limit", "3"]) == 2
+        assert run(["eval", str(tiny_forms["gguf"]), "--tasks", "arithmetic_here", *wrong]) == 2
+    assert run(["eval", str(tiny_forms["gguf"]), "--limit", "3"]) == 2
     assert "belong to --tasks" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "llmkit.evaluate.harness", None)
     with pytest.raises(DependencyError, match=r"llmkit\[tasks\]"):
-        llmkit.run_tasks(models["gguf"], "arithmetic_here")
+        llmkit.run_tasks(tiny_forms["gguf"], "arithmetic_here")
 
 
 def test_prompts_are_taken_in_the_order_of_what_they_share() -> None:

@@ -12,7 +12,6 @@ import llmkit
 from llmkit.errors import EngineError
 from llmkit.protocols import SamplingOptions, Session
 from llmkit.runtimes.fake import FakeSession
-from tests.tinymodels import TinyLlama
 
 PREFIX = [3, 17, 4, 29, 5, 5, 11]
 CONTINUATIONS = [[7], [8, 9, 10], [7, 7], [40, 2, 3, 4, 5, 6], [9], [1, 2], [3, 1], [4], [5, 6, 7], [30]]
@@ -24,20 +23,9 @@ ENGINES = {
 }
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("models")
-    checkpoint = TinyLlama(dtype="F32").write(folder / "tiny")
-    return {
-        "checkpoint": checkpoint,
-        "gguf": llmkit.convert(checkpoint, "gguf-f32", output=folder / "tiny.gguf").path,
-        "onnx": llmkit.convert(checkpoint, "onnx-fp32", output=folder / "tiny-onnx").path,
-    }
-
-
-def open_session(models: dict[str, Path], engine: str, **more: object) -> Session:
+def open_session(tiny_forms: dict[str, Path], engine: str, **more: object) -> Session:
     kind, options = ENGINES[engine]
-    return llmkit.load(models[kind], n_context=512, n_threads=1, **(options | more))
+    return llmkit.load(tiny_forms[kind], n_context=512, n_threads=1, **(options | more))
 
 
 def continued(session: Session, prefix: list[int], continuations: list[list[int]]) -> list[NDArray[np.float32]]:
@@ -45,8 +33,8 @@ def continued(session: Session, prefix: list[int], continuations: list[list[int]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_logits_are_those_of_the_whole(models: dict[str, Path], engine: str) -> None:
-    with open_session(models, engine) as session:
+def test_logits_are_those_of_the_whole(tiny_forms: dict[str, Path], engine: str) -> None:
+    with open_session(tiny_forms, engine) as session:
         found = continued(session, PREFIX, CONTINUATIONS)
         again = continued(session, [*PREFIX, 2], [[5, 5]])  # the cache has most of it
         for ids, rows in zip(CONTINUATIONS, found, strict=True):
@@ -57,12 +45,12 @@ def test_logits_are_those_of_the_whole(models: dict[str, Path], engine: str) -> 
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_long_ones_and_many(models: dict[str, Path], engine: str) -> None:
+def test_long_ones_and_many(tiny_forms: dict[str, Path], engine: str) -> None:
     """More tokens than pass together, alone and in sum."""
     random = np.random.default_rng(1)
     prefix = random.integers(3, 60, 40).tolist()
     wanted = [random.integers(3, 60, n).tolist() for n in (100, 90, 300, 2)]
-    with open_session(models, engine) as session:
+    with open_session(tiny_forms, engine) as session:
         for continuations in (wanted[:2], wanted):
             for ids, rows in zip(continuations, continued(session, prefix, continuations), strict=True):
                 expected = session.logits([*prefix, *ids])[len(prefix) - 1 : -1]
@@ -70,9 +58,9 @@ def test_long_ones_and_many(models: dict[str, Path], engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_generation_goes_on_afterwards(models: dict[str, Path], engine: str) -> None:
+def test_a_generation_goes_on_afterwards(tiny_forms: dict[str, Path], engine: str) -> None:
     greedy = SamplingOptions(temperature=0, max_tokens=8)
-    with open_session(models, engine) as session:
+    with open_session(tiny_forms, engine) as session:
         expected = "".join(session.generate(PREFIX, greedy))
         continued(session, PREFIX, CONTINUATIONS)
         assert "".join(session.generate(PREFIX, greedy)) == expected
@@ -80,8 +68,8 @@ def test_a_generation_goes_on_afterwards(models: dict[str, Path], engine: str) -
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_what_cannot_be(models: dict[str, Path], engine: str) -> None:
-    with open_session(models, engine) as session:
+def test_what_cannot_be(tiny_forms: dict[str, Path], engine: str) -> None:
+    with open_session(tiny_forms, engine) as session:
         with pytest.raises(EngineError, match="one token"):
             session.each_continuation([], [[1]])
         with pytest.raises(EngineError, match="one token"):
@@ -99,9 +87,9 @@ def test_what_cannot_be(models: dict[str, Path], engine: str) -> None:
             next(parts)
 
 
-def test_a_number_of_branches_that_cannot_be(models: dict[str, Path]) -> None:
+def test_a_number_of_branches_that_cannot_be(tiny_forms: dict[str, Path]) -> None:
     with pytest.raises(EngineError, match="n_branches is 65"):
-        open_session(models, "llama.cpp", n_branches=65)
+        open_session(tiny_forms, "llama.cpp", n_branches=65)
 
 
 def test_the_fake_session_agrees() -> None:
