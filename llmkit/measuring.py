@@ -81,10 +81,11 @@ def _written(model: ResolvedModel, target: str, folder: Path, progress: Progress
     from llmkit.api import convert, quantize
 
     is_gguf = target.startswith("gguf-")
-    output = folder / f"{name or target}{'.gguf' if is_gguf else ''}"
+    target, _, recipe = target.partition(" --recipe ")
+    output = folder / f"{name or '-'.join(filter(None, (target, recipe)))}{'.gguf' if is_gguf else ''}"
     if is_gguf and model.kind == "gguf":
         return quantize(model.path, target, output=output, progress=progress).path
-    return convert(model, target, output=output, progress=progress).path
+    return convert(model, target, output=output, recipe=recipe or None, progress=progress).path
 
 
 def _groups(targets: Sequence[str], needs: Mapping[str, int], room: int | None) -> Iterator[list[str]]:

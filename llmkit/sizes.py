@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from llmkit.errors import EvaluationError, UnsupportedError
@@ -27,8 +27,12 @@ _LEFT_OUT: Final = frozenset({"mxfp4_moe", "q2_k_s"})
 
 @dataclass(frozen=True, slots=True)
 class TargetSize:
-    """One target. n_bytes: of its files. memory: bytes to run it with the context, weights included. bytes_per_token:
-    of the weights, those that one token of an answer needs."""
+    """What one target takes.
+
+    target: as it stands behind --to of `llmkit convert`, with --recipe if need be. n_bytes: of its files. memory: bytes
+    to run it with the context, weights included. bytes_per_token: of the weights, those that one token of an answer
+    needs.
+    """
 
     target: str
     n_bytes: int
@@ -117,13 +121,17 @@ def _onnx_plans(model: ResolvedModel, provider: str) -> Sequence[ConversionPlan]
         ) from error
     from llmkit.convert.checkpoint import open_checkpoint
     from llmkit.convert.gguf_source import open_source
-    from llmkit.convert.onnx.recipes import RECIPES, OnnxOptions
+    from llmkit.convert.onnx.recipes import MIXTURES, RECIPES, OnnxOptions
 
     source = (
         from_gguf(open_source(model.path)) if model.kind == "gguf" else from_checkpoint(open_checkpoint(model.path))
     )
-    options = OnnxOptions(provider=provider)
-    return [plan_onnx(source, recipe, options=options) for recipe in RECIPES.values()]
+    plain = OnnxOptions(provider=provider)
+    plans = [plan_onnx(source, recipe, options=plain) for recipe in RECIPES.values()]
+    for mixture in MIXTURES:
+        plan = plan_onnx(source, RECIPES["int4"], options=OnnxOptions(provider=provider, mixture=mixture))
+        plans.append(replace(plan, target=f"{plan.target} --recipe {mixture}"))
+    return plans
 
 
 def _target_size(plan: ConversionPlan, shape: Footprint, n_context: int, *, cache_type: int) -> TargetSize:

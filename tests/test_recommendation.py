@@ -20,6 +20,7 @@ from llmkit.recommendation import Candidate, recommend
 from llmkit.sizes import sizes_of
 from tests.tinymodels import TinyLlama
 
+MIXED = ["onnx-int4 --recipe quality"]
 MACHINE = Machine("Linux", "Intel(R) Xeon(R)", "x86_64", 4, ("AVX2",), 16 * 10**9, 8 * 10**9, ())
 
 
@@ -49,8 +50,11 @@ def test_sizes_are_those_of_the_files(tiny: Path, tmp_path: Path) -> None:
             assert size.n_bytes == sum(path.stat().st_size for path in result.paths), size.target
             tensors = sum(tensor.nbytes for tensor in result.plan.tensors)
             assert size.bytes_per_token <= tensors < size.memory
+    mixed = next(size for size in found.targets if size.target == MIXED[0])
+    result = llmkit.convert(tiny, "onnx-int4", recipe="quality", output=tmp_path / "mixed")
+    assert mixed.n_bytes == sum(path.stat().st_size for path in result.paths)
     names = [size.target for size in found.targets]
-    assert len(set(names)) == len(names) == 19 + 4
+    assert len(set(names)) == len(names) == 19 + 5
 
 
 def test_sizes_of_a_gguf_file(tiny: Path, tmp_path: Path) -> None:
@@ -149,7 +153,7 @@ def test_on_a_real_model(tiny: Path, on: Any, capsys: pytest.CaptureFixture[str]
     assert "memory is read at 20.0 GB/s" in out
     assert "gguf-q3_k_s" not in out or "gguf-q2_k" not in out  # not all are listed
     assert run(["recommend", str(tiny), "--memory", "1GB", "-c", "64", "--all"]) == 0
-    assert len([line for line in capsys.readouterr().out.splitlines() if line.startswith(("gguf", "onnx"))]) == 22
+    assert len([line for line in capsys.readouterr().out.splitlines() if line.startswith(("gguf", "onnx"))]) == 23
 
 
 def test_other_places(tiny: Path, on: Any) -> None:
@@ -163,7 +167,7 @@ def test_other_places(tiny: Path, on: Any) -> None:
     on(replace(MACHINE, gpus=(Gpu("H100", 80 << 30),)))
     cuda = recommend(tiny)
     assert (cuda.device, cuda.memory) == ("cuda", int(0.9 * (80 << 30)))
-    assert {one.target for one in cuda.candidates} == {"onnx-fp32", "onnx-fp16", "onnx-int8", "onnx-int4"}
+    assert {one.target for one in cuda.candidates} == {"onnx-fp32", "onnx-fp16", "onnx-int8", "onnx-int4", *MIXED}
     assert cuda.commands[0].endswith("--ep cuda")
     assert "vLLM" in cuda.elsewhere[0]
     on(replace(MACHINE, system="Darwin", architecture="arm64"))
@@ -193,7 +197,7 @@ def test_measuring_for_real(
     source: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(recommendation, "_MEASURED", 2)
+    monkeypatch.setattr(recommendation, "_shortlist", lambda *_: ["gguf-q8_0", *MIXED])
     monkeypatch.setattr("llmkit.measuring._WINDOWS", 2)
     monkeypatch.setattr("llmkit.measuring._GENERATED", 4)
     model = tiny if source == "checkpoint" else llmkit.convert(tiny, "gguf-f32", output="f32.gguf").path
