@@ -6,6 +6,7 @@ A process of its own gives every engine the same start: its threads, its memory,
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -17,7 +18,9 @@ def main() -> int:
     from llmkit.errors import LlmkitError
 
     request: dict[str, Any] = json.load(sys.stdin)
-    output, sys.stdout = sys.stdout, sys.stderr  # engines may print
+    # Engines may print, from C as well; what they say must not come between the lines that are told.
+    output = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
 
     def tell(**values: Any) -> None:
         print(json.dumps(values), file=output, flush=True)

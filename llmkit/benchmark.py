@@ -80,7 +80,10 @@ class ModelSpeed:
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """All models, in the order in which they were measured, and the machine."""
+    """All models, in the order in which they were measured, and the machine.
+
+    interrupted: whether Ctrl-C ended it, so that models, tests or runs are missing.
+    """
 
     models: tuple[ModelSpeed, ...]
     cpu: str
@@ -88,6 +91,7 @@ class Benchmark:
     python: str
     repetitions: int
     versions: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -142,14 +146,17 @@ def bench(
         "repetitions": repetitions,
         "n_threads": threads,
         "device": device,
-        "versions": _versions(),
+        "versions": versions(),
         "cpu": processor(),
     }
     names = [(test.name, test.n_tokens) for test in what]
     progress = progress or Silent()
     found: list[ModelSpeed] = []
     with journal(resume) as results:
-        kept = [results.about(what="bench", model=facts_of(model.path), **settings) for model in resolved]
+        kept = [
+            results.about(what="bench", model=facts_of(model.path) if results.is_kept else None, **settings)
+            for model in resolved
+        ]
         known = [_from_record(section.get()) for section in kept]
         n_new = sum(speed is None for speed in known)
         progress.start("Measuring", n_new * len(what) * repetitions, "runs")
@@ -166,18 +173,33 @@ def bench(
                 found.append(speed)
                 if speed.interrupted:
                     break
+        except KeyboardInterrupt:
+            progress.abort()
+            if not found:
+                raise
         except BaseException:
             progress.abort()
             raise
-        progress.finish()
+        else:
+            progress.finish()
     return Benchmark(
         models=tuple(found),
         cpu=processor(),
         n_cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         python=platform.python_version(),
         repetitions=repetitions,
-        versions=_versions(),
+        versions=versions(),
+        interrupted=len(found) < len(resolved) or any(model.interrupted for model in found),
     )
+
+
+def _told(line: str) -> dict[str, Any]:
+    """What a line of the process says; nothing if it is not its own."""
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError:
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _from_record(record: Any) -> ModelSpeed | None:
@@ -198,7 +220,8 @@ def _run(
     runs: list[list[float]] = [[] for _ in names]
     interrupted = False
     process = subprocess.Popen(
-        [sys.executable, "-m", "llmkit.bench_worker"],
+        # -P: nothing is imported from the current folder, which may be a stranger's model.
+        [sys.executable, "-P", "-m", "llmkit.bench_worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -211,7 +234,7 @@ def _run(
         process.stdin.write(json.dumps(request))
         process.stdin.close()
         for line in process.stdout:
-            values = json.loads(line)
+            values = _told(line)
             if "error" in values:
                 raise LlmkitError(values["error"])
             if "seconds" in values:
@@ -221,7 +244,7 @@ def _run(
                 progress.advance(1, f"{model.name}: {name}, {n_tokens / values['seconds']:.1f} tokens/s")
             elif "peak_resident" in values:
                 memory = values
-            else:
+            elif "engine" in values:
                 about = values
         process.wait()
     except KeyboardInterrupt:
@@ -268,7 +291,7 @@ def size_of(path: Path) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Of llmkit and of the engines that are installed."""
     from importlib.metadata import PackageNotFoundError, version
 

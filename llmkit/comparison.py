@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from llmkit.benchmark import DEFAULT_GENERATED, DEFAULT_PROMPT, Benchmark, bench
-from llmkit.errors import EvaluationError, UnsupportedError
-from llmkit.evaluate.journal import Journal, facts_of, journal
+from llmkit.benchmark import DEFAULT_GENERATED, DEFAULT_PROMPT, Benchmark, ModelSpeed, bench, size_of, versions
+from llmkit.errors import EvaluationError, LlmkitError
+from llmkit.evaluate.journal import Journal, Section, facts_of, journal
 from llmkit.evaluate.records import ComparedModel, Comparison
-from llmkit.evaluation import DEFAULT_CONTEXT, Evaluation, evaluate
+from llmkit.evaluation import DEFAULT_CONTEXT, Evaluation, ModelScores, evaluate
 from llmkit.progress import Silent
 from llmkit.protocols import Progress, SamplingOptions, Session
 from llmkit.sessions import Model, labels_of, located
@@ -69,6 +70,7 @@ def compare(
         interrupted = quality.interrupted
         speeds: Benchmark | None = None
         answers: dict[str, list[str]] = {name: [] for name in everything}
+        errors: dict[str, dict[str, float]] = {name: {} for name in everything}
         try:
             if not interrupted and (any(prompt) or any(generated)):
                 speeds = bench(
@@ -80,18 +82,20 @@ def compare(
                     resume=results,
                     progress=progress,
                 )
-                interrupted = any(model.interrupted for model in speeds.models)
+                interrupted = speeds.interrupted
             if not interrupted:
                 for name, model in everything.items():
                     answers[name] = _answers(model.path, questions, threads, results)
+                for name, model in list(everything.items())[1:] if reference is not None else ():
+                    errors[name] = _weight_errors(model.path, first.path, threads, results, progress)
         except KeyboardInterrupt:  # what is complete is worth showing
             interrupted = True
-        source = None if reference is None else first.path
-        paths = [model.path for model in everything.values()][: len(quality.models)]
-        rows = [
-            _row(quality, number, path, speeds, answers[name], source, results)
-            for number, (name, path) in enumerate(zip(everything, paths, strict=False))
-        ]
+    measured = () if speeds is None else speeds.models
+    rows = [
+        _row(scores, everything[name].path, speed, answers[name], errors[name], scores.name == quality.reference)
+        for name, scores, speed in zip_longest(everything, quality.models, measured)
+        if scores is not None
+    ]
     return Comparison(
         text=quality.text,
         n_windows=quality.n_windows,
@@ -117,24 +121,19 @@ def _located(models: Sequence[Model]) -> list[ResolvedModel]:
 
 
 def _row(
-    evaluation: Evaluation,
-    number: int,
+    quality: ModelScores,
     path: Path,
-    speeds: Benchmark | None,
+    speed: ModelSpeed | None,
     answers: Sequence[str],
-    reference: Path | None,
-    results: Journal,
+    weight_errors: Mapping[str, float],
+    is_reference: bool,
 ) -> ComparedModel:
-    from llmkit.benchmark import size_of
-
-    quality = evaluation.models[number]
     divergence = quality.divergence
-    speed = speeds.models[number] if speeds is not None and number < len(speeds.models) else None
     return ComparedModel(
         name=quality.name,
         engine=quality.engine,
         size=size_of(path),
-        is_reference=quality.name == evaluation.reference,
+        is_reference=is_reference,
         perplexity=(quality.perplexity.value, quality.perplexity.error),
         bits_per_byte=quality.bits_per_byte,
         mean_kl=None if divergence is None else (divergence.mean_kl.value, divergence.mean_kl.error),
@@ -143,25 +142,28 @@ def _row(
         speeds={} if speed is None else {test.name: (test.mean, test.spread) for test in speed.tests},
         load_seconds=None if speed is None else speed.load_seconds,
         memory=None if speed is None else speed.peak_resident,
-        weight_errors={} if reference is None or reference == path else _weight_errors(path, reference, results),
+        weight_errors=weight_errors,
         answers=tuple(answers),
     )
 
 
-def _weight_errors(path: Path, reference: Path, results: Journal) -> dict[str, float]:
+def _weight_errors(
+    path: Path, reference: Path, threads: int | None, results: Journal, progress: Progress
+) -> dict[str, float]:
     """Of a GGUF file; empty for what cannot be compared so."""
     from llmkit.weights import compare_weights
 
     if path.suffix.lower() != ".gguf":
         return {}
-    kept = results.about(what="weights", model=facts_of(path), reference=facts_of(reference))
+    kept = _kept(results, "weights", path, reference)
     known = kept.get()
     if isinstance(known, dict):
         return known
     try:
-        found = {tensor.name: tensor.relative for tensor in compare_weights(path, reference).tensors}
-    except (EvaluationError, UnsupportedError):
+        tensors = compare_weights(path, reference, threads=threads, progress=progress).tensors
+    except LlmkitError:  # the file runs, and was measured: its weights are but one part of the comparison
         return {}
+    found = {tensor.name: tensor.relative for tensor in tensors}
     kept.put(value=found)
     return found
 
@@ -170,7 +172,7 @@ def _answers(path: Path, questions: Sequence[str], threads: int | None, results:
     """Greedy answers; of a model without a chat template how it goes on after the question."""
     from llmkit import runtimes
 
-    kept = results.about(what="text", model=facts_of(path), most=_ANSWER_TOKENS)
+    kept = _kept(results, "text", path)
     answers = {question: kept.get(question) for question in questions}
     missing = [question for question, answer in answers.items() if not isinstance(answer, str)]
     if missing:
@@ -179,6 +181,13 @@ def _answers(path: Path, questions: Sequence[str], threads: int | None, results:
                 answers[question] = _answer(session, question)
                 kept.put(question, value=answers[question])
     return [answers[question] for question in questions]
+
+
+def _kept(results: Journal, what: str, *paths: Path) -> Section:
+    """Where results about models are kept, as these versions of everything give them."""
+    if not results.is_kept:
+        return results.about()
+    return results.about(what=what, models=[facts_of(path) for path in paths], versions=versions(), most=_ANSWER_TOKENS)
 
 
 def _answer(session: Session, question: str) -> str:

@@ -121,12 +121,15 @@ def evaluate(
     and what loading a model raises.
     """
     from llmkit.evaluate.journal import journal
+    from llmkit.evaluate.stored import SUFFIX
     from llmkit.evaluate.texts import PYTHON_DOCS, python_docs, read_text
     from llmkit.formats.output import check_output
 
     wanted = as_list(models)
     if not wanted and reference is None:
         raise EvaluationError("no model was given")
+    if chunks is not None and chunks < 1:
+        raise EvaluationError(f"chunks is {chunks}; at least 1 is needed")
     if text is not None and dataset is not None:
         raise EvaluationError("both a text and a dataset were given")
     if dataset is not None:
@@ -140,19 +143,27 @@ def evaluate(
         name, content, chunks = PYTHON_DOCS, python_docs(), chunks or DEFAULT_WINDOWS
     if save_reference is not None:
         if reference is None and len(wanted) > 1:
-            raise EvaluationError("save_reference: name the model whose predictions are to be stored as the reference")
+            raise EvaluationError("name the model whose predictions are to be stored as the reference (--reference)")
+        if Path(save_reference).suffix != SUFFIX:
+            raise EvaluationError(f"{save_reference}: a stored reference is a file *{SUFFIX}")
         check_output(Path(save_reference), overwrite=overwrite)
     stored = _stored(reference)
     if stored is not None and (not wanted or save_reference is not None):
         raise EvaluationError(f"{stored.path} holds stored predictions: name models to compare with them")
-    parts = []
+    parts: list[_Part] = []
+    interrupted = False
     with journal(resume) as results:
         saved = None if save_reference is None else _Saved(Path(save_reference), overwrite)
         how = _How(content, name, protocol, context, chunks, threads, progress or Silent(), results, saved, stored)
         if reference is None or stored is not None:
             for label, model in labelled(wanted).items():
-                parts.append(_measure({label: model}, None, how))
-                if parts[-1].interrupted:
+                try:
+                    parts.append(_measure({label: model}, None, how))
+                except KeyboardInterrupt:  # before a window of this one
+                    if not parts:
+                        raise
+                    interrupted = True
+                if interrupted or parts[-1].interrupted:
                     break
         else:
             together = labelled([reference, *(model for model in wanted if model is not reference)])
@@ -168,7 +179,7 @@ def evaluate(
         n_windows=n_windows,
         reference=None if reference is None else rows[0].name,
         models=tuple(rows),
-        interrupted=any(part.interrupted for part in parts),
+        interrupted=interrupted or any(part.interrupted for part in parts),
     )
 
 
@@ -222,6 +233,7 @@ def _measure(models: Mapping[str, Model], reference: str | None, how: _How) -> _
                 raise _unlike(first, tokens[first], name, tokens[name], sessions)
         stored, recorder = how.stored, None if how.saved is None else Recorder()
         if stored is not None:
+            windows = windows[: len(stored.windows)]
             check_windows(stored, first, sessions[first].info.n_vocab, windows)
         kept = _kept(how.journal, sessions, reference, stored)
         started = time.monotonic()

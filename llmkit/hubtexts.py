@@ -24,7 +24,9 @@ _KNOWN: Final = {
 # The hub keeps a converted copy of what has no Parquet files of its own.
 _REVISIONS: Final = ("main", "refs/convert/parquet")
 _FILE: Final = re.compile(
-    r"(?:(?P<config>[A-Za-z0-9][^/]*)/)?(?P<split>[A-Za-z]\w*?)(?:-\d+-of-\d+(?:-[0-9a-f]+)?|/\d+)?\.parquet", re.ASCII
+    r"(?:(?P<config>[A-Za-z0-9][^/]*)/)?(?:partial-)?(?P<split>[A-Za-z]\w*?)"
+    r"(?:-\d+-of-(?P<count>\d+)(?:-[0-9a-f]+)?|/\d+)?\.parquet",
+    re.ASCII,
 )
 _DATA: Final = "data"  # the folder of a dataset with one configuration
 _SPLITS: Final = ("test", "validation", "train")  # in this order, where none is named
@@ -54,7 +56,12 @@ def fetch_text(name: str, *, progress: Progress | None = None) -> DatasetText:
     """
     repo, config, split = _parse(name)
     source = _source(repo)
-    config, split = _choose(repo, source.files, config, split)
+    try:
+        config, split = _choose(repo, source.files, config, split)
+    except ModelNotFoundError as error:
+        if source.folder is None:
+            raise
+        raise HubError(f"{error} in the cache ({hubcache.cache_folder()}), and the hub is out of reach.") from None
     texts: list[str] = []
     n_chars = 0
     progress = progress or Silent()
@@ -67,7 +74,7 @@ def fetch_text(name: str, *, progress: Progress | None = None) -> DatasetText:
         if n_chars >= _ENOUGH:
             break
     full = "/".join((repo, *(part for part in (config, split) if part != _DATA)))
-    return DatasetText(full, _joined(texts))
+    return DatasetText(full, _joined(texts)[:_ENOUGH])
 
 
 def _parse(name: str) -> tuple[str, str | None, str | None]:
@@ -156,7 +163,8 @@ def _cached(repo: str) -> _Source | None:
         if commit is None:
             continue
         folder = hubcache.repo_folder(repo, "dataset") / "snapshots" / commit
-        files = _by_split(sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.parquet")))
+        names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.parquet"))
+        files = _complete(_by_split(names))
         if files:
             return _Source(repo, commit, files, folder)
     return None
@@ -169,6 +177,17 @@ def _by_split(names: Iterable[str]) -> Files:
         parts = _FILE.fullmatch(name)
         if parts:
             found.setdefault(parts["config"] or _DATA, {}).setdefault(parts["split"], []).append(name)
+    return found
+
+
+def _complete(files: Files) -> Files:
+    """Without the splits of which the cache lacks files: their text would be another one."""
+    found: dict[str, dict[str, Sequence[str]]] = {}
+    for config, splits in files.items():
+        for split, names in splits.items():
+            parts = _FILE.fullmatch(names[0])
+            if parts is not None and int(parts["count"] or len(names)) == len(names):
+                found.setdefault(config, {})[split] = names
     return found
 
 

@@ -21,6 +21,7 @@ _SETS: Final = {
 }  # fmt: skip
 _TOLD: Final = 10  # seconds that nvidia-smi has
 _BUFFER: Final = 1 << 30  # bytes to read: more than processors cache
+_LEAST: Final = 64 << 20
 _ROUNDS: Final = 3
 
 
@@ -83,8 +84,9 @@ def read_bandwidth(n_threads: int | None = None) -> float:
     from llmkit.kernels.bandwidth import read_all
 
     n_threads = n_threads or default_threads()
-    size = min(_BUFFER, (_available_memory() or _BUFFER) // 4)
-    part = max(1 << 20, size // n_threads // 4 // 64 * 64)
+    available = _available_memory()
+    size = _BUFFER if available is None else min(_BUFFER, max(_LEAST, available // 4))
+    part = max(64, size // n_threads // 4 // 64 * 64)
     buffers: list[NDArray[np.float32]] = [np.ones(part, np.float32) for _ in range(n_threads)]
     sums = np.empty((n_threads, 16), np.float32)
     with ThreadPoolExecutor(n_threads) as pool:
@@ -122,12 +124,15 @@ def _available_memory() -> int | None:
         found = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration, ValueError, IndexError):
         return None
+    group = Path("/sys/fs/cgroup")
     try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        lines = (group / "memory.stat").read_text().splitlines()
     except (OSError, ValueError):  # no cgroup v2, or "max": no limit
         return found
-    return max(0, min(found, limit - used))
+    # Pages of files that were read count as used, and give way.
+    kept = sum(int(line.split()[1]) for line in lines if line.startswith(("inactive_file ", "active_file ")))
+    return max(0, min(found, limit - used + kept))
 
 
 def _gpus() -> tuple[Gpu, ...]:

@@ -63,17 +63,21 @@ def measure(
                 threads=threads,
                 progress=progress,
             )
+            if result.interrupted:  # a part of the numbers is no ground to choose on
+                raise KeyboardInterrupt
             found |= {target: _measured(model) for target, model in zip(group, result.models[1:], strict=True)}
     return found
 
 
-def _reference(sizes: ModelSizes, folder: Path, limit: int | None, progress: Progress) -> tuple[Path, int]:
-    """Where the model to compare with is, and the memory that it takes."""
+def _reference(
+    sizes: ModelSizes, folder: Path, limit: int | None, progress: Progress
+) -> tuple[Path | ResolvedModel, int]:
+    """The model to compare with, and the memory that it takes."""
     in_float32 = 4 * sizes.n_params
     if sizes.model.kind == "gguf":
-        return sizes.model.path, 2 * sizes.n_params
+        return sizes.model, 2 * sizes.n_params
     if find_spec("torch") and find_spec("transformers") and (limit is None or 2 * in_float32 < limit):
-        return sizes.model.path, in_float32
+        return sizes.model, in_float32
     return _written(sizes.model, "gguf-bf16", folder, progress, name="reference"), 2 * sizes.n_params
 
 

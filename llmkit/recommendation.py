@@ -131,6 +131,10 @@ def recommend(
     limit = parse_bytes(memory) if memory is not None else _memory_of(place, machine)
     bandwidth = read_bandwidth(threads) if place == "cpu" else None
     candidates = [_candidate(size, sizes, limit, bandwidth) for size in sizes.targets if _runs_on(size.target, place)]
+    if not candidates:
+        raise EvaluationError(
+            f"{sizes.model.name} has no form for device {place}: {'; '.join(sizes.notes)}. Take --device cpu (device)"
+        )
     if not any(candidate.fits for candidate in candidates):
         least = min(candidates, key=lambda candidate: candidate.memory)
         raise EvaluationError(

@@ -54,12 +54,22 @@ def _path_of(model: Model) -> Path:
 
 
 def located(model: str | os.PathLike[str] | ResolvedModel) -> ResolvedModel:
-    """Where a model lies on this machine. Raises ModelNotFoundError."""
+    """Where a model lies on this machine. Raises ModelNotFoundError.
+
+    A folder with a checkpoint means the checkpoint, although there is a GGUF file beside it: that has a name of its
+    own, and may be what is to be compared.
+    """
+    from llmkit import hubcache
+    from llmkit.formats.files import user_path
     from llmkit.models import ResolvedModel, resolve
 
     if isinstance(model, ResolvedModel):
         return model
-    return resolve(os.fspath(model), want="loadable", download=False)
+    found = resolve(os.fspath(model), want="loadable", download=False)
+    folder = user_path(os.fspath(model))
+    if found.kind == "gguf" and folder.is_dir() and hubcache.folder_contents(folder).is_checkpoint:
+        return ResolvedModel(folder, folder.resolve().name, "checkpoint")
+    return found
 
 
 @contextmanager

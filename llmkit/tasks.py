@@ -46,8 +46,13 @@ def ask(
     found: dict[str, ChoiceScores] = {}
     with journal(resume) as results:
         for name, model in labelled(as_list(models)).items():
-            with opened(model, context, threads, n_branches=_BRANCHES) as session:
-                found[name] = answer(session, asked, progress or Silent(), _kept(results, session))
+            try:
+                with opened(model, context, threads, n_branches=_BRANCHES) as session:
+                    found[name] = answer(session, asked, progress or Silent(), _kept(results, session))
+            except KeyboardInterrupt:  # before a question of this one
+                if not found:
+                    raise
+                break
             if found[name].interrupted:
                 break
     return found
@@ -75,6 +80,8 @@ def run_tasks(
         model's own, at most 4096.
     resume: a file that keeps answers; what it holds of these models is not computed again.
 
+    Ctrl-C keeps the models that are through.
+
     Raises DependencyError without the harness (extra `tasks`), EvaluationError for tasks that it does not know or
     cannot run, and what loading and running a model raise.
     """
@@ -91,16 +98,21 @@ def run_tasks(
     found = {}
     with journal(resume) as results:
         for name, model in labelled(as_list(models)).items():
-            with opened(model, context, threads, n_branches=_BRANCHES) as session:
-                found[name] = run_harness(
-                    session,
-                    wanted,
-                    manager,
-                    limit=limit,
-                    n_few_shot=n_few_shot,
-                    progress=progress or Silent(),
-                    kept=_kept(results, session),
-                )
+            try:
+                with opened(model, context, threads, n_branches=_BRANCHES) as session:
+                    found[name] = run_harness(
+                        session,
+                        wanted,
+                        manager,
+                        limit=limit,
+                        n_few_shot=n_few_shot,
+                        progress=progress or Silent(),
+                        kept=_kept(results, session),
+                    )
+            except KeyboardInterrupt:
+                if not found:
+                    raise
+                break
     return found
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -139,3 +140,29 @@ def test_ctrl_c_keeps_what_is_complete(models: dict[str, Path]) -> None:
     assert model.interrupted
     assert [(test.name, len(test.runs)) for test in model.tests] == [("pp8", 2), ("tg4", 1)]
     assert model.peak_resident is None
+
+
+def test_nothing_is_imported_from_the_current_folder(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a stranger's model."""
+    for name in ("llama_cpp", "numpy", "json"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\nraise SystemExit\n")
+    monkeypatch.chdir(tmp_path)
+    assert llmkit.bench(models["gguf"], prompt=(8,), generated=(), repetitions=1, threads=1).models[0].tests
+    assert not (tmp_path / "executed").exists()
+
+
+def test_ctrl_c_keeps_the_models_that_are_through(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    run_one = benchmark._run
+    names = []
+
+    def interrupted(model: Any, *more: Any) -> Any:
+        names.append(model.name)
+        if len(names) == 2:
+            raise KeyboardInterrupt  # as before the second model's first run
+        return run_one(model, *more)
+
+    monkeypatch.setattr(benchmark, "_run", interrupted)
+    found = llmkit.bench([models["gguf"], models["onnx"]], prompt=(8,), generated=(), repetitions=1, threads=1)
+    assert (len(found.models), found.interrupted) == (1, True)

@@ -46,7 +46,7 @@ def hub(fake: FakeHub) -> Iterator[FakeHub]:
         }
     )
     fake.repos["datasets/org/converted"] = FakeRepo(
-        {"data.jsonl": b"{}", "default/train/0000.parquet": table(["from jsonl"])},
+        {"data.jsonl": b"{}", "default/partial-train/0000.parquet": table(["from jsonl"])},
         revisions={"refs/convert/parquet": "d" * 40},
     )
     return fake
@@ -75,6 +75,19 @@ def test_only_what_is_read_is_fetched_and_once(hub: FakeHub, monkeypatch: pytest
         fetch_text("org/plain")
 
 
+def test_the_cache_serves_whole_splits_only(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a file missing the text would be another one, under the same name."""
+    fetch_text("org/plain/data/train")
+    folder = hubcache.repo_folder("org/plain", "dataset") / "snapshots" / ("c" * 40) / "data"
+    go_offline(monkeypatch)
+    assert fetch_text("org/plain/data/train").text.startswith("first")
+    (folder / "train-00000-of-00002.parquet").unlink()
+    with pytest.raises(HubError, match="not in the cache"):
+        fetch_text("org/plain/data/train")
+    with pytest.raises(HubError, match="not in the cache"):
+        fetch_text("org/plain/data/validation")
+
+
 def test_other_layouts(hub: FakeHub) -> None:
     assert fetch_text("org/plain/data/train").text == "first\n\nsecond\n\nthird"  # files in their order
     found = fetch_text("org/plain")  # there is no split called test
@@ -83,7 +96,7 @@ def test_other_layouts(hub: FakeHub) -> None:
 
 def test_a_long_dataset_is_cut(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmkit.hubtexts._ENOUGH", 8)
-    assert fetch_text("org/plain/data/train").text == "first\n\nsecond"
+    assert fetch_text("org/plain/data/train").text == "first\n\ns"
     assert hub.fetched() == ["data/train-00000-of-00002.parquet"]
 
 

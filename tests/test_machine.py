@@ -62,3 +62,14 @@ def test_a_system_that_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.instruction_sets == ()
     assert found.available is None
     assert found.processor
+
+
+def test_pages_of_files_give_way_in_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {
+        "meminfo": "MemAvailable:   20000000 kB\n",
+        "memory.max": "10000000000",
+        "memory.current": "9000000000",
+        "memory.stat": "anon 1000000000\ninactive_file 7000000000\nactive_file 500000000\n",
+    }
+    monkeypatch.setattr(Path, "read_text", lambda path: files[path.name])
+    assert machine._available_memory() == 8_500_000_000

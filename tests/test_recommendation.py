@@ -229,6 +229,20 @@ def test_families_without_a_graph_are_said_so(tmp_path: Path, on: Any, monkeypat
     found = recommend(model, memory="1GB")
     assert found.notes == ("no ONNX: no graph",)
     assert all(one.target.startswith("gguf-") for one in found.candidates)
+    on(replace(MACHINE, gpus=(Gpu("H100", 80 << 30),)))
+    with pytest.raises(EvaluationError, match="no form for device cuda: no ONNX: no graph"):
+        recommend(model)
+
+
+def test_ctrl_c_while_measuring_ends_it(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part of the numbers is no ground to choose on."""
+    from llmkit.evaluate.records import Comparison
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("llmkit.comparison.compare", lambda *_, **__: Comparison("", 1, 8, [], [], {}, True))
+    with pytest.raises(KeyboardInterrupt):
+        recommend(tiny, measure=True, memory="2GB")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_mixture_reads_the_experts_that_it_uses(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ _HEAD = ("model", "size", "engine", "threads", "test", "tokens/s", "load", "firs
     help="Counted runs of every test, after one that does not count.",
 )
 @click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads.  [default: one per core]")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Of ONNX models: where they run.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where ONNX models and checkpoints run.")
 @resumable()
 @click.option("--json", "form", flag_value="json", help="Print JSON, every run included.")
 @click.option("--csv", "form", flag_value="csv", help="Print CSV.")
@@ -42,7 +42,7 @@ def command(ctx: click.Context, /, models: tuple[str, ...], form: str | None, **
     """
     quiet = ctx.obj["quiet"]
     result = bench(list(models), progress=for_stderr(quiet), **options)
-    if not quiet and any(model.interrupted for model in result.models):
+    if not quiet and result.interrupted:
         say("note: interrupted; tests or models are missing")
     if form == "json":
         click.echo(json.dumps(result.to_dict(), indent=2))

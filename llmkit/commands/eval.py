@@ -210,7 +210,7 @@ def _given(ctx: click.Context, option: str) -> bool:
 
 def _only(ctx: click.Context, options: dict[str, Any], kind: str, *fitting: str) -> None:
     """UsageError for options that do not go with a kind of work."""
-    wrong = [f"--{name}" for name in options if name not in fitting and _given(ctx, name)]
+    wrong = [f"--{name.replace('_', '-')}" for name in options if name not in fitting and _given(ctx, name)]
     if wrong:
         named = ", ".join(f"--{name}" for name in fitting)
         raise click.UsageError(f"{' and '.join(wrong)} does not go with {kind}, which takes {named}")

@@ -128,10 +128,12 @@ class SessionModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         with self._reported():
             for request in requests:
                 context, settings = request.args
-                found = self._kept.get(context, settings)
+                is_sampled = bool(settings.get("do_sample", False))  # then each answer to a question is another one
+                found = None if is_sampled else self._kept.get(context, settings)
                 if not isinstance(found, str):
                     found = self._generated(context, dict(settings))
-                    self._kept.put(context, settings, value=found)
+                    if not is_sampled:
+                        self._kept.put(context, settings, value=found)
                 answers.append(found)
                 self.cache_hook.add_partial("generate_until", request.args, answers[-1])
                 self._progress.advance(1)

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Self
@@ -25,6 +25,8 @@ from llmkit.protocols import Session
 _HEADER: Final = {"format": "llmkit journal", "version": 1}
 _MAX_BYTES: Final = 8 << 30
 _MAX_LINE: Final = 64 << 20
+# In a folder: weights, graphs, settings, tokenizers. Other files, such as a journal, come and go.
+_MODEL_FILES: Final = (".safetensors", ".bin", ".onnx", ".data", ".json", ".model", ".txt", ".jinja")
 
 
 class Journal:
@@ -52,7 +54,8 @@ class Journal:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # each result was written out; what could not be was said then
+                self._file.close()
 
     @property
     def is_kept(self) -> bool:
@@ -89,12 +92,16 @@ class Journal:
                 self._check_header(line)
             elif whole:
                 self._take(line, number)
+            elif len(line) == _MAX_LINE:
+                raise FormatError(self._path, f"line {number + 1} has more than {_MAX_LINE:,} bytes")
             if not whole:
                 break
             end += len(line)
         if end < size:  # the line that a crash cut short
             file.truncate(end)
         file.seek(0, os.SEEK_END)
+        if not end:
+            self._append(_HEADER)
 
     def _check_header(self, line: bytes) -> None:
         try:
@@ -107,7 +114,7 @@ class Journal:
             )
 
     def _take(self, line: bytes, number: int) -> None:
-        record = parse_json(line, self._path, what=f"line {number + 1}")
+        record = parse_json(line, self._path, what=f"line {number + 1}", allow_nonfinite=True)
         if not isinstance(record, dict) or not isinstance(record.get("key"), str) or "value" not in record:
             raise FormatError(self._path, f"line {number + 1} holds no key and value")
         self._results[record["key"]] = record["value"]
@@ -115,7 +122,7 @@ class Journal:
     def _append(self, record: dict[str, Any]) -> None:
         assert self._file is not None
         try:
-            self._file.write(json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n")
+            self._file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
             self._file.flush()
         except OSError as error:
             raise OutputError(f"{self._path}: cannot be written: {error.strerror or error}") from error
@@ -175,21 +182,28 @@ def _opened(path: Path) -> BinaryIO:
 
 def facts_of_session(session: Session) -> list[Any]:
     """What tells an open model from another. Raises EvaluationError for one that does not come from a file."""
-    path = session.info.extra.get("path")
-    if path is None:
+    extra = session.info.extra
+    if "path" not in extra:
         raise EvaluationError(f"{session.info.name}: comes from no file, so its results cannot be kept (resume)")
-    return [session.info.engine, facts_of(Path(path))]
+    how = {name: extra[name] for name in ("dtype", "device", "attention") if name in extra}
+    return [session.info.engine, how, facts_of(Path(extra["path"]))]
 
 
 def facts_of(path: Path) -> list[list[Any]]:
-    """What tells a model on disk from another: names, sizes and times of its files."""
+    """What tells a model on disk from another: names, sizes and times of the files that make it.
+
+    Raises FormatError if one cannot be read.
+    """
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.is_file())
+        files = sorted(file for file in path.iterdir() if file.name.endswith(_MODEL_FILES) and file.is_file())
     else:
         part = part_of_set(path.name)
         files = [path] if part is None else [path.with_name(part.sibling(n)) for n in range(1, part.count + 1)]
     found = []
     for file in files:
-        state = file.stat()
+        try:
+            state = file.stat()
+        except OSError as error:
+            raise FormatError(file, f"cannot be read: {error.strerror or error}") from error
         found.append([str(file.resolve()), state.st_size, state.st_mtime_ns])
     return found

@@ -2,7 +2,8 @@
 
 Of every scored token: the logarithms of its KEPT largest probabilities, and of SAMPLED more, drawn from the rest in
 proportion to them. The first part of a KL divergence from the reference is exact then; of the rest the samples' mean is
-an estimate without bias, whose error averages out over the tokens. A token takes 1.5 kB, whatever the vocabulary.
+an estimate without bias, whose error averages out over the tokens; of a single token far from the reference, several
+nats, it may be large, so that there the highest percentiles say little. A token takes 1.5 kB, whatever the vocabulary.
 
 The file is a SafeTensors file. Windows come with it: models that are compared must cut the text into the same.
 """
@@ -27,6 +28,7 @@ from llmkit.types import TensorType
 
 KEPT: Final = 128
 SAMPLED: Final = 64
+SUFFIX: Final = ".safetensors"
 _FORMAT: Final = "llmkit reference 1"
 _ARRAYS: Final = {
     "windows.ids": (TensorType.I32, "<i4"),
@@ -177,7 +179,7 @@ def store(
 
 def is_stored(path: Path) -> bool:
     """Whether a file is a stored reference. Raises FormatError for a damaged SafeTensors file."""
-    return path.suffix == ".safetensors" and path.is_file() and read_header(path).metadata.get("format") == _FORMAT
+    return path.suffix == SUFFIX and path.is_file() and read_header(path).metadata.get("format") == _FORMAT
 
 
 def read_stored(path: Path) -> StoredReference:
@@ -219,8 +221,9 @@ def _mapped(header: SafetensorsHeader, name: str) -> NDArray[Any]:
 
 
 def _windows(ids: NDArray[np.int32], lengths: NDArray[np.int32], firsts: NDArray[np.int32]) -> list[Window]:
-    fit = ids.ndim == 1 and lengths.shape == firsts.shape == (len(lengths),)
-    if not fit or (lengths < 1).any() or (firsts < 1).any() or (firsts >= lengths).any():
+    if not ids.ndim == lengths.ndim == firsts.ndim == 1 or len(lengths) != len(firsts):
+        raise ValueError("its windows are no lists")
+    if (lengths < 1).any() or (firsts < 1).any() or (firsts >= lengths).any():
         raise ValueError("its windows begin or end where they cannot")
     if int(lengths.astype(np.int64).sum()) != len(ids):
         raise ValueError("its windows have another number of tokens than it holds")

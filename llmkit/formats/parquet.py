@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from llmkit.errors import DependencyError, FormatError
 
-_ROWS: Final = 4096  # at a time
+_ROWS: Final = 16  # at a time: a file of some bytes may hold the same long text a million times
 _PREFERRED: Final = "text"
 
 
@@ -26,7 +26,7 @@ def read_column(path: Path) -> Iterator[str]:
         with parquet.ParquetFile(path) as file:
             column = _column(path, pa, file.schema_arrow)
             for batch in file.iter_batches(_ROWS, columns=[column]):
-                yield from (text or "" for text in batch.column(0).to_pylist())
+                yield from (text.as_py() or "" for text in batch.column(0))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise FormatError(path, f"is no Parquet file that can be read: {error}") from error
 

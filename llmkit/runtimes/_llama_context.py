@@ -183,18 +183,18 @@ class Context:
     def _decode_branches(self, parts: Sequence[Sequence[int]]) -> None:
         """Process each part behind the cached tokens, in a sequence of its own that is gone afterwards."""
         count = 0
-        for branch, part in enumerate(parts, 1):
-            self._lib.llama_memory_seq_cp(self._memory, 0, branch, -1, -1)
-            end = count + len(part)
-            self._tokens[count:end] = part
-            self._positions[count:end] = range(len(self.cached), len(self.cached) + len(part))
-            self._sequences[count:end] = branch
-            count = end
-        self._outputs[:count] = 1
-        addresses = (self._sequences.ctypes.data + self._sequences.itemsize * np.arange(count)).astype(np.uintp)
-        self._batch.n_seq_id = self._counts.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-        self._batch.seq_id = addresses.ctypes.data_as(ctypes.POINTER(ctypes.POINTER(ctypes.c_int32)))
         try:
+            for branch, part in enumerate(parts, 1):
+                self._lib.llama_memory_seq_cp(self._memory, 0, branch, -1, -1)
+                end = count + len(part)
+                self._tokens[count:end] = part
+                self._positions[count:end] = range(len(self.cached), len(self.cached) + len(part))
+                self._sequences[count:end] = branch
+                count = end
+            self._outputs[:count] = 1
+            addresses = (self._sequences.ctypes.data + self._sequences.itemsize * np.arange(count)).astype(np.uintp)
+            self._batch.n_seq_id = self._counts.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+            self._batch.seq_id = addresses.ctypes.data_as(ctypes.POINTER(ctypes.POINTER(ctypes.c_int32)))
             self._run(count)
         finally:
             self._batch.n_seq_id = self._batch.seq_id = None

@@ -46,12 +46,19 @@ def engine() -> str:
     return f"llama.cpp (llama-cpp-python {llama_cpp.__version__})"
 
 
-def check_file(path: Path) -> None:
-    """Read the file's header strictly: llama.cpp ends the process on some damaged files.
+def check_file(path: Path, n_context: int | None = None) -> None:
+    """Read the file's header strictly: llama.cpp ends the process on some damaged files, and beyond learned positions.
 
-    Raises FormatError for those, EngineError for a GGUF file that is no model.
+    Raises FormatError for those, EngineError for a GGUF file that is no model, or has no embeddings for so many
+    positions.
     """
     with open_gguf(path) as file:
+        positions = file.tensors.get("position_embd.weight")
+        if positions is not None and n_context is not None and n_context > positions.shape[0]:
+            raise EngineError(
+                f"{path}: has embeddings for {positions.shape[0]} positions: a context of {n_context} is too large "
+                "(--context, n_context)"
+            )
         if file.get("general.type") == "imatrix":
             raise EngineError(f"{path}: an importance matrix, not a model; it helps to quantise one (--imatrix)")
 

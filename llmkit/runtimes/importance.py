@@ -85,7 +85,7 @@ def collect(
         raise EngineError(f"chunks of {chunk_size} tokens are too short: at least {MIN_CHUNK} are needed")
     if products is not None and products < MIN_WIDTH:
         raise EngineError(f"products within runs of {products} columns: at least {MIN_WIDTH} are needed")
-    _llama_model.check_file(path)
+    _llama_model.check_file(path, chunk_size)
     lib: Any = _llama_model.bindings()
     reader = open_reader(lib)
     model = _llama_model.load_model(lib, path)

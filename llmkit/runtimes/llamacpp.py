@@ -59,7 +59,7 @@ def load(
             raise EngineError(f"{name} is {value}: expected 1 or more")
     if not 0 <= n_branches <= MOST_BRANCHES:
         raise EngineError(f"n_branches is {n_branches}: expected at most {MOST_BRANCHES}")
-    _llama_model.check_file(Path(path))
+    _llama_model.check_file(Path(path), n_context)
     return LlamaCppSession(
         Path(path),
         n_context=n_context,
@@ -140,6 +140,7 @@ class LlamaCppSession(DecoderSession):
                 "trained_context": str(trained),
                 "templates": ", ".join(templates),
                 "pooling": self._pooling,
+                "attention": "float32" if full_precision else "float16",
             },
         )
         super().__init__(vocabulary, self._llama_context, info, templates=templates, template=template)

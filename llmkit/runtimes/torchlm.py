@@ -28,6 +28,8 @@ from llmkit.runtimes._session import LogitsSession
 DEFAULT_CONTEXT: Final = 4096
 DTYPES: Final = ("float32", "bfloat16", "float16")
 _AT_ONCE: Final = 128  # tokens that pass the model together: between them Ctrl-C is heard
+_NEAR: Final = 1e-3  # of the logits' range: what rounding makes of the same computation
+_POSITIONS: Final = ("wpe.weight", "position_embeddings.weight", "embed_positions.weight")
 _MOST_BRANCHES: Final = 8  # continuations that pass together, each with a copy of the cache
 
 
@@ -68,6 +70,11 @@ def load(
     settings = model.config.get_text_config()
     trained = int(getattr(settings, "max_position_embeddings", None) or DEFAULT_CONTEXT)
     n_context = n_context or min(trained, DEFAULT_CONTEXT)
+    if n_context > trained and any(name.endswith(_POSITIONS) for name, _ in model.named_parameters()):
+        raise EngineError(
+            f"{folder}: has embeddings for {trained} positions: a context of {n_context} is too large (--context, "
+            "n_context)"
+        )
     n_vocab = int(settings.vocab_size)
     vocabulary = HfVocabulary(folder, n_tokens=n_vocab, ends=_ends(folder, settings))
     templates = read_chat_templates(folder, vocabulary.config)
@@ -124,8 +131,10 @@ class _Context:
         self._model = model
         self._n_vocab = n_vocab
         self._cache: Any = None
-        # transformers 5.24 renamed it.
-        self._cache_name = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
+        # transformers 5.24 has one name for all; before, models without attention had another one.
+        names = signature(model.forward).parameters
+        self._cache_name = next((name for name in ("cache", "past_key_values") if name in names), "cache_params")
+        self._continues: bool | None = None
         self.n_context = n_context
         self.cached: list[int] = []
         self._latest: NDArray[np.float32] = np.empty(0, np.float32)
@@ -152,7 +161,9 @@ class _Context:
         return len(self.cached)
 
     def _is_whole(self) -> bool:
-        return getattr(self._cache, "is_sliding", None) is not None and not any(self._cache.is_sliding)
+        """Whether all that the cache holds are keys and values of every token."""
+        layers = getattr(self._cache, "layers", None) or ()
+        return bool(layers) and all(type(layer).__name__ == "DynamicLayer" for layer in layers)
 
     def feed(self, ids: Sequence[int]) -> None:
         for start in range(0, len(ids), _AT_ONCE):
@@ -221,13 +232,42 @@ class _Context:
 
     def _pass(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Process further tokens; their logits, float32 [n, n_vocab]."""
-        with self._torch.inference_mode():
-            found = self._model(self._tensor(ids), use_cache=True, **{self._cache_name: self._cache})
-        self._cache = getattr(found, self._cache_name)
-        rows: NDArray[np.float32] = found.logits[0].float().cpu().numpy()
-        self._latest = rows[-1].copy()  # or it would keep all of them
-        self.cached += ids
+        try:
+            if self.cached and len(ids) > 1 and not self._takes_several():
+                parts = [self._forward([token], self._cache) for token in ids]
+            else:
+                parts = [self._forward(ids, self._cache)]
+            rows = parts[0][0] if len(parts) == 1 else np.concatenate([part for part, _ in parts])
+            self._cache = parts[-1][1]
+            self._latest = rows[-1].copy()  # or it would keep all of them
+            self.cached += ids
+        except BaseException:  # some layers may have grown, and others not
+            self._clear()
+            raise
         return rows
+
+    def _forward(self, ids: Sequence[int], cache: Any) -> tuple[NDArray[np.float32], Any]:
+        """Logits of tokens behind those in a cache, and the cache with them."""
+        with self._torch.inference_mode():
+            found = self._model(self._tensor(ids), use_cache=True, **{self._cache_name: cache})
+        return found.logits[0].float().cpu().numpy(), getattr(found, self._cache_name)
+
+    def _takes_several(self) -> bool:
+        """Whether several tokens at once may follow those in the cache.
+
+        Not so in transformers' Mamba, which takes them for the first ones; so where there are states, it is tried.
+        """
+        if self._continues is None:
+            layers = getattr(self._cache, "layers", ())
+            self._continues = True
+            if not all(type(layer).__name__.startswith("Dynamic") for layer in layers):
+                first = self.cached[:4] * 2
+                expected, _ = self._forward([*first, *first], None)
+                _, cache = self._forward(first, None)
+                found, _ = self._forward(first, cache)
+                expected = expected[len(first) :]
+                self._continues = bool(np.abs(found - expected).max() < _NEAR * np.ptp(expected))
+        return self._continues
 
 
 def _bindings() -> tuple[Any, Any]:

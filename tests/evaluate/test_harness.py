@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,10 @@ import llmkit
 from llmkit.cli import run
 from llmkit.errors import DependencyError, EvaluationError
 from llmkit.evaluate.harness import SessionModel
+from llmkit.evaluate.journal import Journal
 from llmkit.evaluate.likelihoods import likelihoods
 from llmkit.progress import Silent
+from llmkit.protocols import SessionInfo
 from llmkit.runtimes.fake import FakeSession
 
 QUERIES = [f"Question {n}: what comes after {n} and {n + 1}?" for n in range(12)]
@@ -159,3 +162,25 @@ def test_prompts_are_taken_in_the_order_of_what_they_share() -> None:
     assert taken == [(b"aa", [b"ab"]), (b"ab", [b"cd"]), (b"xy", [b"z", b"w"])]
     assert [found[number].is_greedy for number in range(4)] == [True, True, False, False]
     assert 0 > found[1].value > found[2].value
+
+
+def test_sampled_answers_are_not_kept(tmp_path: Path) -> None:
+    """The harness asks for several of them with the same words."""
+    count = 0
+
+    def answer(_prompt: str) -> str:
+        nonlocal count
+        count += 1
+        return str(count)
+
+    class Ended(FakeSession):
+        @property
+        def info(self) -> SessionInfo:
+            return replace(super().info, bos=0)
+
+    with Journal(tmp_path / "r") as results:
+        model = SessionModel(Ended(answer), Silent(), results.about())
+        sampled = requests(*[("x", {"do_sample": True, "temperature": 0.7, "until": [], "max_gen_toks": 5})] * 3)
+        assert model.generate_until(sampled) == ["1", "2", "3"]
+        greedy = requests(*[("x", {"do_sample": False, "until": [], "max_gen_toks": 5})] * 3)
+        assert model.generate_until(greedy) == ["4", "4", "4"]

@@ -105,6 +105,16 @@ def test_a_line_that_a_crash_cut_short_is_dropped(tmp_path: Path) -> None:
             assert [again.about().get(key) for key in "abc"] == [1, None, 3]
 
 
+def test_a_header_without_its_line_end_is_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "results"
+    Journal(path).__exit__(None, None, None)
+    path.write_bytes(path.read_bytes()[:-1])
+    with Journal(path) as one:
+        one.about().put("a", value=float("-inf"))
+    with Journal(path) as again:
+        assert again.about().get("a") == float("-inf")
+
+
 def test_other_files_are_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "results"
     header = b'{"format":"llmkit journal","version":1}\n'
@@ -147,7 +157,28 @@ def test_models_are_told_apart(tmp_path: Path) -> None:
     assert len(found) == 2
     (tmp_path / "a-00002-of-00002.gguf").write_bytes(b"22")
     assert facts_of(file) != found
-    assert facts_of(tmp_path) == facts_of(file)  # a folder is all that lies there
+    (tmp_path / "a-00002-of-00002.gguf").unlink()
+    with pytest.raises(FormatError, match="a-00002-of-00002"):
+        facts_of(file)
+
+
+def test_a_journal_in_the_folder_of_a_model_is_no_part_of_it(tmp_path: Path) -> None:
+    folder = TinyLlama(dtype="F32").write(tmp_path / "tiny")
+    found = facts_of(folder)
+    assert {Path(name).name for name, _, _ in found} >= {"config.json", "model.safetensors", "tokenizer.json"}
+    for name in ("results", "README.md", "made-of-it.gguf"):
+        (folder / name).write_bytes(b"x")
+    assert facts_of(folder) == found
+    (folder / "config.json").write_text("{}")
+    assert facts_of(folder) != found
+
+
+def test_precisions_are_told_apart(models: list[Path], text: Path, tmp_path: Path) -> None:
+    found = []
+    for full_precision in (False, True):
+        with llmkit.load(models[0], n_context=64, n_threads=1, full_precision=full_precision) as session:
+            found.append(llmkit.evaluate(session, text=text, context=64, chunks=2, resume=tmp_path / "r"))
+    assert found[0].models[0].perplexity != found[1].models[0].perplexity
 
 
 def test_an_interrupted_evaluation_goes_on(
@@ -206,6 +237,15 @@ def test_ctrl_c_ends_all_models(models: list[Path], text: Path, monkeypatch: pyt
     counted = Counted(monkeypatch)
     counted.stop_at = 3
     found = llmkit.evaluate(models, text=text, context=64, chunks=4, threads=1)
+    assert (found.interrupted, found.n_windows, len(found.models)) == (True, 2, 1)
+
+
+def test_ctrl_c_before_the_second_model_keeps_the_first(
+    models: list[Path], text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counted(monkeypatch)
+    counted.stop_at = 3
+    found = llmkit.evaluate(models, text=text, context=64, chunks=2, threads=1)
     assert (found.interrupted, found.n_windows, len(found.models)) == (True, 2, 1)
 
 

@@ -134,6 +134,9 @@ def test_models_compare_with_it_as_with_the_model(
             assert at == pytest.approx(other.divergence.kl_percentiles[percentage], rel=0.1)
         assert one.divergence.same_top == other.divergence.same_top
         assert one.divergence.rms_delta_p.value == pytest.approx(other.divergence.rms_delta_p.value)
+    part = tmp_path / "part.safetensors"
+    llmkit.evaluate(models["checkpoint"], **options, chunks=2, save_reference=part)
+    assert llmkit.evaluate(others, reference=part, **options).n_windows == 2  # as many as it has
     fewer = llmkit.evaluate(others, reference=tmp_path / "r.safetensors", **options, chunks=2)
     assert (fewer.n_windows, fewer.models[0].n_tokens) == (2, fewer.models[1].n_tokens)
 
@@ -205,6 +208,8 @@ def test_what_does_not_go_together(models: dict[str, Path], text: Path, tmp_path
         llmkit.evaluate([], reference=path, **options)
     with pytest.raises(EvaluationError, match="name the model"):
         llmkit.evaluate([models["gguf-f32"], models["gguf-q8_0"]], **options, save_reference=tmp_path / "x.safetensors")
+    with pytest.raises(EvaluationError, match=r"a stored reference is a file \*\.safetensors"):
+        llmkit.evaluate(models["gguf-f32"], **options, save_reference=tmp_path / "r.bin")
     with pytest.raises(OutputError):
         llmkit.evaluate(models["gguf-f32"], **options, save_reference=tmp_path / "absent" / "x.safetensors")
 
@@ -228,10 +233,11 @@ def test_damaged_files(tmp_path: Path) -> None:
         (b'"surprises"', b'"surprised"'),
         (b'"dtype":"F64"', b'"dtype":"I64"'),
         (b"[12,192]", b"[192,12]"),
+        (b'"shape":[2]', b'"shape":[ ]'),
     ):
         assert old in good[: 8 + length]
         path.write_bytes(good.replace(old, new))
-        with pytest.raises(FormatError, match="reference"):
+        with pytest.raises(FormatError, match=r"reference|takes 4 bytes"):
             read_stored(path)
     random = np.random.default_rng(1)
     for _ in range(300):
