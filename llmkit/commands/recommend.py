@@ -41,8 +41,9 @@ from llmkit.recommendation import DEFAULT_AGREEMENT, DEVICES, Candidate, Recomme
 def command(ctx: click.Context, /, model: str, show_all: bool, as_json: bool, **options: Any) -> None:
     """Say which format of MODEL to take on this machine, and why.
 
-    MODEL is a checkpoint, which is downloaded if it is one of the hub, or a GGUF file of full precision. Sizes are exact; speeds are predicted from how fast this
-    machine reads its memory, and qualities estimated from measurements of other models, unless --measure tells.
+    MODEL is a checkpoint, which is downloaded if it is one of the hub, or a GGUF file of full precision. Sizes are
+    exact; speeds are predicted from how fast this machine reads its memory, and qualities estimated from measurements
+    of other models, unless --measure tells.
     """
     progress = for_stderr(ctx.obj["quiet"])
     found = resolve(model, want="convertible", progress=progress)
