@@ -63,9 +63,12 @@ def test_the_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "Q4_0" in out
     assert run(["-q", "eval", "--weights", file, str(checkpoint), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tensors"][0]["relative_rms_error"] >= 0
-    for wrong in ([file], [file, str(checkpoint), "-c", "64"]):
+    for wrong, said in (
+        ([file], "--weights takes two models"),
+        ([file, str(checkpoint), "-c", "64"], "--context does not go with --weights"),
+    ):
         assert run(["eval", "--weights", *wrong]) == 2
-        assert "--weights takes two models" in capsys.readouterr().err
+        assert said in capsys.readouterr().err
 
 
 def test_files_of_other_models(checkpoint: Path, tmp_path: Path) -> None:
