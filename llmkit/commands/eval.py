@@ -36,7 +36,11 @@ _NAMES = {100.0: "maximum", 50.0: "median", 0.0: "minimum"}
 @click.option(
     "--few-shot", type=click.IntRange(min=0), help="Examples before each question of a task.  [default: as it says]"
 )
-@click.option("--reference", metavar="MODEL", help="Compare distributions with those of this model: KL divergence.")
+@click.option(
+    "--reference",
+    metavar="MODEL",
+    help="Compare distributions with those of this model, or of a stored reference: KL divergence.",
+)
 @click.option(
     "--text",
     type=click.Path(),
