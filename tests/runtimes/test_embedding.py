@@ -91,7 +91,7 @@ def test_no_next_token(ask: Callable[[LlamaCppSession], Any], encoder: LlamaCppS
 
 
 def test_no_positions_beyond_the_table(minilm_gguf: Path) -> None:
-    with pytest.raises(EngineError, match="an encoder of 512 positions"):
+    with pytest.raises(EngineError, match="512 positions"):
         load(minilm_gguf, n_context=513)
 
 
