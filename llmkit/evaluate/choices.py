@@ -1,7 +1,7 @@
 """Questions with given answers, of which the one is taken that the model finds likeliest.
 
-As lm-evaluation-harness does for multiple choice: an answer's likelihood is that of its tokens after the question's,
-and once more divided by the answer's bytes, so that long answers have the same chance.
+As lm-evaluation-harness does for multiple choice: an answer's likelihood is that of its tokens after the question's
+(its `acc`), and once more divided by the answer's bytes, so that long answers have the same chance (its `acc_bytes`).
 """
 
 from __future__ import annotations
