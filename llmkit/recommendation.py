@@ -26,7 +26,7 @@ DEVICES: Final[tuple[Device, ...]] = get_args(Device)
 DEFAULT_AGREEMENT: Final = 0.9
 # A token takes the time to read the weights at this share of the bandwidth, and seconds for each block. Fitted to what
 # llama.cpp and ONNX Runtime took for models of 0.13 and 1.08 billion weights in f16, Q8_0, Q6_K, Q4_K_M, Q4_0, int8 and
-# int4 on two Zen 3 cores, within 30 %, most within 15 %.
+# int4 on two Zen 3 cores, mostly within 15 %, in noisy hours 35 %.
 _SHARE: Final = 0.75
 _BLOCK: Final = 1e-4
 # Of a GPU's memory: what is left beside the display and the driver.
