@@ -281,14 +281,12 @@ def _run(
 
 def size_of(path: Path) -> int:
     """Bytes of the model's files: of a folder all that is weights or a graph."""
-    from llmkit.formats.checkpointfiles import part_of_set
+    from llmkit.formats.checkpointfiles import whole_set
 
     if path.is_dir():
         names = (".onnx", ".data", ".safetensors", ".bin")
         return sum(file.stat().st_size for file in path.iterdir() if file.name.endswith(names))
-    part = part_of_set(path.name)
-    files = [path] if part is None else [path.with_name(part.sibling(n)) for n in range(1, part.count + 1)]
-    return sum(file.stat().st_size for file in files)
+    return sum(file.stat().st_size for file in whole_set(path))
 
 
 def versions() -> dict[str, str]:

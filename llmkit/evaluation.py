@@ -239,13 +239,12 @@ def _measure(models: Mapping[str, Model], reference: str | None, how: _How) -> _
         started = time.monotonic()
         result = run(sessions, windows, reference, how.progress, kept, stored=stored, recorder=recorder)
         seconds = time.monotonic() - started
-        n_bytes = _bytes_of(sessions[first], windows[: result.n_windows])
+        used = windows[: result.n_windows]
+        sizes = [_bytes_of(sessions[first], window) for window in used]
         scores: Mapping[str, Scores] = result.scores
         if recorder is not None and how.saved is not None:
             info = sessions[first].info
             about = About(info.name, info.engine, info.n_vocab, how.label, how.protocol, how.context)
-            used = windows[: result.n_windows]
-            sizes = [_bytes_of(sessions[first], [window]) for window in used]
             store(how.saved.path, about, used, sizes, scores[first], recorder, overwrite=how.saved.overwrite)
         rows = [
             ModelScores(
@@ -253,7 +252,7 @@ def _measure(models: Mapping[str, Model], reference: str | None, how: _How) -> _
                 engine=sessions[name].info.engine,
                 n_tokens=len(found.surprises),
                 perplexity=found.perplexity,
-                bits_per_byte=_bits_per_byte(found, n_bytes),
+                bits_per_byte=_bits_per_byte(found, sum(sizes)),
                 divergence=_divergence(name, found, scores, reference, stored),
                 seconds=seconds,
             )
@@ -347,6 +346,6 @@ def _bits_per_byte(scores: Scores, n_bytes: int) -> float:
     return float(scores.surprises.sum()) / math.log(2) / max(1, n_bytes)
 
 
-def _bytes_of(session: Session, windows: Sequence[Window]) -> int:
+def _bytes_of(session: Session, window: Window) -> int:
     """How many bytes of text the scored tokens stand for."""
-    return sum(len(session.detokenize(window.ids[window.first :]).encode()) for window in windows)
+    return len(session.detokenize(window.ids[window.first :]).encode())

@@ -162,13 +162,11 @@ def _as_gguf(model: ResolvedModel, folder: Path, progress: Progress) -> Iterator
 
 def _weight_matrices(path: Path) -> list[str]:
     """The names of all weights of two dimensions or more, of all parts if the model is split."""
-    from llmkit.formats.checkpointfiles import part_of_set
+    from llmkit.formats.checkpointfiles import whole_set
     from llmkit.formats.gguf import open_gguf
 
-    part = part_of_set(path.name)
-    files = [path.with_name(part.sibling(n)) for n in range(1, part.count + 1)] if part else [path]
     names = []
-    for file in files:
+    for file in whole_set(path):
         with open_gguf(file) as gguf:
             names += [t.name for t in gguf.tensors.values() if len(t.shape) > 1 and t.name.endswith(".weight")]
     return names

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 from llmkit.arguments import parse_bytes
 from llmkit.errors import EvaluationError
 from llmkit.evaluate.known import Quality, known_quality
+from llmkit.evaluate.records import pareto
 from llmkit.machine import Machine, read_bandwidth, this_machine
 from llmkit.measuring import Measured
 from llmkit.measuring import measure as measure_targets
@@ -240,13 +241,16 @@ def _choose(candidates: Sequence[Candidate], min_agreement: float) -> tuple[Cand
 
 def _shortlist(candidates: Sequence[Candidate], min_agreement: float) -> list[str]:
     """The targets worth measuring: those that no smaller one is expected to beat, nearest to the wanted agreement."""
-    fitting = sorted((one for one in candidates if one.fits), key=lambda one: (one.size, -one.agreement))
-    front: list[Candidate] = []
-    for one in fitting:
-        if one.agreement > (front[-1].agreement if front else 0.0):
-            front.append(one)
-    front.sort(key=lambda one: abs(one.agreement - min_agreement))
-    return [one.target for one in front[:_MEASURED]]
+    agreements = {one.target: one.agreement for one in candidates}
+    front = expected_front([one for one in candidates if one.fits])
+    return sorted(front, key=lambda target: abs(agreements[target] - min_agreement))[:_MEASURED]
+
+
+def expected_front(candidates: Sequence[Candidate]) -> list[str]:
+    """The targets that no smaller one is expected to beat in agreement, by size."""
+    known = {one.target: one.quality for one in candidates if one.quality is not None and one.quality.agreement > 0}
+    sizes = {one.target: one.size for one in candidates}
+    return pareto({target: (sizes[target], -quality.agreement) for target, quality in known.items()})
 
 
 def _commands(sizes: ModelSizes, chosen: Candidate, place: str) -> tuple[str, ...]:

@@ -24,6 +24,15 @@ def _numbers(_ctx: click.Context, _option: click.Parameter, text: str) -> tuple[
         raise click.BadParameter(f"{text!r} is not a list of numbers, such as 128,512") from None
 
 
+def dataset() -> Callable[[Any], Any]:
+    """The option for a text of the hub."""
+    return click.option(
+        "--dataset",
+        metavar="NAME",
+        help="Text from the Hugging Face hub instead: wikitext, or org/name[/configuration[/split]].",
+    )
+
+
 def resumable() -> Callable[[Any], Any]:
     """The option for a file of results."""
     return click.option(

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from llmkit.benchmark import DEFAULT_GENERATED, DEFAULT_PROMPT
-from llmkit.commands._tables import aligned, lengths, markdown, resumable
+from llmkit.commands._tables import aligned, dataset, lengths, markdown, resumable
 from llmkit.comparison import DEFAULT_REPETITIONS, compare
 from llmkit.evaluate.records import ComparedModel, Comparison
 from llmkit.progress import for_stderr, say
@@ -21,11 +21,7 @@ from llmkit.progress import for_stderr, say
 @click.option("--report", type=click.Path(dir_okay=False), metavar="FILE.html", help="Also write a page with plots.")
 @click.option("--overwrite", is_flag=True, help="Replace the report if it exists.")
 @click.option("--text", type=click.Path(), help="UTF-8 text.  [default: the help texts in Python's standard library]")
-@click.option(
-    "--dataset",
-    metavar="NAME",
-    help="Text from the Hugging Face hub instead: wikitext, or org/name[/configuration[/split]].",
-)
+@dataset()
 @click.option("-c", "--context", type=click.IntRange(min=8), default=512, show_default=True, help="Tokens of a window.")
 @click.option("--chunks", type=click.IntRange(min=1), help="Most windows to use.  [default: the whole text]")
 @lengths("-p", "--prompt", default=DEFAULT_PROMPT, help="Lengths of prompts to time; 0 for none.")

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from llmkit.commands._tables import aligned, resumable
+from llmkit.commands._tables import aligned, dataset, resumable
 from llmkit.evaluation import DEFAULT_CONTEXT, DEFAULT_PROTOCOL, Evaluation, ModelScores, evaluate
 from llmkit.progress import for_stderr, say
 from llmkit.tasks import ask, run_tasks
@@ -46,11 +46,7 @@ _NAMES = {100.0: "maximum", 50.0: "median", 0.0: "minimum"}
     type=click.Path(),
     help="UTF-8 text.  [default: 32 windows of the help texts in Python's standard library]",
 )
-@click.option(
-    "--dataset",
-    metavar="NAME",
-    help="Text from the Hugging Face hub instead: wikitext, or org/name[/configuration[/split]].",
-)
+@dataset()
 @click.option(
     "--protocol",
     type=click.Choice(["sliding", "llama.cpp"]),

@@ -10,7 +10,7 @@ import click
 from llmkit.commands._tables import aligned
 from llmkit.models import resolve
 from llmkit.progress import for_stderr, format_bytes, say
-from llmkit.recommendation import DEFAULT_AGREEMENT, DEVICES, Candidate, Recommendation, recommend
+from llmkit.recommendation import DEFAULT_AGREEMENT, DEVICES, Candidate, Recommendation, expected_front, recommend
 
 
 @click.command("recommend")
@@ -118,10 +118,5 @@ def _measured(one: Candidate) -> list[str]:
 
 def _front(result: Recommendation) -> list[Candidate]:
     """The candidates that no smaller one is expected to beat, those that were measured, and the chosen one."""
-    best, front = 0.0, set()
-    for one in sorted(result.candidates, key=lambda one: one.size):
-        quality = 0.0 if one.quality is None else one.quality.agreement
-        if quality > best:
-            best = quality
-            front.add(one.target)
-    return [one for one in result.candidates if one.target in front or one.measured or one.target == result.chosen]
+    front = {*expected_front(result.candidates), result.chosen}
+    return [one for one in result.candidates if one.target in front or one.measured]

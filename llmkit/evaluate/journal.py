@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Final, Self
 
 from llmkit.errors import EvaluationError, FormatError, OutputError
-from llmkit.formats.checkpointfiles import part_of_set
+from llmkit.formats.checkpointfiles import whole_set
 from llmkit.formats.strictjson import parse_json
 from llmkit.protocols import Session
 
@@ -197,8 +197,7 @@ def facts_of(path: Path) -> list[list[Any]]:
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.name.endswith(_MODEL_FILES) and file.is_file())
     else:
-        part = part_of_set(path.name)
-        files = [path] if part is None else [path.with_name(part.sibling(n)) for n in range(1, part.count + 1)]
+        files = whole_set(path)
     found = []
     for file in files:
         try:

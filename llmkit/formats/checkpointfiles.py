@@ -81,6 +81,12 @@ def part_of_set(name: str) -> Part | None:
     return Part(found["stem"], int(found["number"]), int(found["count"]), found["suffix"]) if found else None
 
 
+def whole_set(path: Path) -> list[Path]:
+    """The files of the model that `path` is, or is a part of, whether they are there or not."""
+    part = part_of_set(path.name)
+    return [path] if part is None else [path.with_name(part.sibling(number)) for number in range(1, part.count + 1)]
+
+
 @dataclass(frozen=True, slots=True)
 class Contents:
     """What a set of file names amounts to.
