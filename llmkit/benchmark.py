@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -231,8 +232,9 @@ def _run(
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        process.stdin.write(json.dumps(request))
-        process.stdin.close()
+        # A process that has died reads nothing; that its results are missing is told below.
+        with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
+            stdin.write(json.dumps(request))
         for line in process.stdout:
             values = _told(line)
             if "error" in values:

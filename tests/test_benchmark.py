@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,15 @@ def test_errors_of_the_other_process_come_out(tmp_path: Path) -> None:
 
 
 def test_a_process_that_dies(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    start = subprocess.Popen
+
+    def started_too_late(*arguments: Any, **options: Any) -> subprocess.Popen[str]:
+        process = start(*arguments, **options)
+        process.wait()  # so that the request finds nobody who reads it
+        return process
+
     monkeypatch.setattr(benchmark.sys, "executable", "/bin/true")
+    monkeypatch.setattr(benchmark.subprocess, "Popen", started_too_late)
     with pytest.raises(EvaluationError, match=r"tiny\.gguf: the process that ran it ended with status 0"):
         llmkit.bench(models["gguf"])
 
