@@ -192,7 +192,7 @@ def _convert_onnx(
     from llmkit.models import ResolvedModel, resolve
 
     try:
-        from llmkit.convert.onnx.sources import from_checkpoint, from_gguf
+        from llmkit.convert.network.source import from_checkpoint, from_gguf
         from llmkit.convert.onnx.target import default_output, plan_onnx
     except ModuleNotFoundError as error:
         if error.name != "onnx_ir":

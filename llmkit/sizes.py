@@ -113,7 +113,7 @@ def _gguf_plans(model: ResolvedModel) -> Iterator[ConversionPlan]:
 
 def _onnx_plans(model: ResolvedModel, provider: str) -> Sequence[ConversionPlan]:
     try:
-        from llmkit.convert.onnx.sources import from_checkpoint, from_gguf
+        from llmkit.convert.network.source import from_checkpoint, from_gguf
         from llmkit.convert.onnx.target import plan_onnx
     except ModuleNotFoundError as error:
         raise UnsupportedError(

@@ -225,7 +225,7 @@ def test_families_without_a_graph_are_said_so(tmp_path: Path, on: Any, monkeypat
     def refuse(*_: object) -> None:
         raise UnsupportedError("no graph")
 
-    monkeypatch.setattr("llmkit.convert.onnx.sources.from_checkpoint", refuse)
+    monkeypatch.setattr("llmkit.convert.network.source.from_checkpoint", refuse)
     found = recommend(model, memory="1GB")
     assert found.notes == ("no ONNX: no graph",)
     assert all(one.target.startswith("gguf-") for one in found.candidates)

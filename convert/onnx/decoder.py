@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from llmkit.convert.archs import Experts, HParams
 from llmkit.convert.archs.structure import Structure
+from llmkit.convert.network.rotary import ROTARY, SLIDING_ROTARY
 from llmkit.convert.onnx.graph import MICROSOFT, Graph, Value, dtype_of
 from llmkit.convert.plan import PlannedTensor
 from llmkit.quantize.blockwise import BlockwiseFormat
@@ -22,8 +23,6 @@ from llmkit.types import TensorType
 
 PAST: Final = "past_key_values.{}.{}"
 PRESENT: Final = "present.{}.{}"
-ROTARY: Final = "rotary"
-SLIDING_ROTARY: Final = "rotary.sliding"
 _KINDS: Final = ("key", "value")
 
 

@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Final
 
 from llmkit.convert.archs import HParams
+from llmkit.convert.network.rotary import rotary_tables, short_positions
+from llmkit.convert.network.source import DecoderSource
+from llmkit.convert.network.weights import Weight, gather_weights
 from llmkit.convert.onnx.balance import balance
-from llmkit.convert.onnx.decoder import ROTARY, SLIDING_ROTARY, Computation, Decoder
+from llmkit.convert.onnx.decoder import Computation, Decoder
 from llmkit.convert.onnx.genai import MODEL, genai_config
 from llmkit.convert.onnx.graph import Graph
 from llmkit.convert.onnx.providers import find_provider
 from llmkit.convert.onnx.recipes import OnnxOptions, OnnxRecipe, float_type_of, type_of
-from llmkit.convert.onnx.rotary import RotaryTable
-from llmkit.convert.onnx.sources import OnnxSource
-from llmkit.convert.onnx.weights import Weight, gather_weights
 from llmkit.convert.plan import ConversionPlan, PlannedFile, PlannedTensor, Stored
 from llmkit.convert.restore.plan import document
-from llmkit.convert.rotary import rotations
 from llmkit.formats.checkpointfiles import GENAI_CONFIG
 from llmkit.quantize.blockwise import BLOCK_SIZES, BlockwiseFormat
 from llmkit.quantize.imatrix import ImportanceMatrix
@@ -33,7 +32,7 @@ _MODEL_TYPE: Final = "decoder"
 
 
 def plan_onnx(
-    source: OnnxSource,
+    source: DecoderSource,
     recipe: OnnxRecipe,
     *,
     options: OnnxOptions | None = None,
@@ -68,7 +67,7 @@ def plan_onnx(
     how = Computation(
         type=float_type_of(recipe, options),
         accuracy_level=provider.accuracy_level if options.accuracy_level is None else options.accuracy_level,
-        short_positions=_short_positions(hparams),
+        short_positions=short_positions(hparams, hparams.n_context),
         multiplies_transposed=provider.multiplies_transposed,
     )
     Decoder(graph, hparams, source.structure, {tensor.name: tensor for tensor in tensors}, how).build()
@@ -180,18 +179,8 @@ def _name_in(importance: ImportanceMatrix, weights: Mapping[str, Weight], name: 
 
 def _rotary(h: HParams, type: TensorType) -> list[PlannedTensor]:
     """The tables of the rotary embedding, for every position of the context."""
-    tables = [
-        RotaryTable(f"{name}.{function}", rotations(rope, h.head_dim, h.n_context))
-        for name, rope in ((ROTARY, h.rope), (SLIDING_ROTARY, h.sliding_rope))
-        if rope is not None
-        for function in ("cos", "sin")
-    ]
+    tables = rotary_tables(h, h.n_context)
     return [PlannedTensor(table.name, table.shape, type, (Stored.whole(table),), 0, 0, wanted=type) for table in tables]
-
-
-def _short_positions(h: HParams) -> int | None:
-    found = () if h.rope is None else rotations(h.rope, h.head_dim, h.n_context)
-    return found[0].positions if len(found) > 1 else None
 
 
 def _lay_out(tensors: Sequence[PlannedTensor]) -> list[PlannedTensor]:

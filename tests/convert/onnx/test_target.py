@@ -231,7 +231,7 @@ def test_a_family_without_a_graph(tmp_path: Path) -> None:
     config = json.loads((checkpoint / "config.json").read_text())
     config |= {"architectures": ["ArceeForCausalLM"], "model_type": "arcee", "hidden_act": "relu2"}
     (checkpoint / "config.json").write_text(json.dumps(config))
-    with pytest.raises(LlmkitError, match="does not convert ArceeForCausalLM to ONNX yet"):
+    with pytest.raises(LlmkitError, match="llmkit has no graph of ArceeForCausalLM yet: convert it to GGUF"):
         llmkit.convert(checkpoint, "onnx-fp32", output=tmp_path / "o")
 
 

@@ -1,4 +1,4 @@
-"""What an ONNX model is made of: a checkpoint, or a GGUF file that might have come from one."""
+"""What a graph is made of: a checkpoint, or a GGUF file that might have come from one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llmkit.convert.gguf_source import GGUFSource
 from llmkit.convert.lora.adapter import Adapter
 from llmkit.convert.lora.merge import merge
 from llmkit.convert.matching import MatchedTensor, expected_rules, match_tensors
-from llmkit.convert.onnx.weights import has_interleaved_heads, in_natural_order
+from llmkit.convert.network.weights import has_interleaved_heads, in_natural_order
 from llmkit.convert.packed import unpack
 from llmkit.convert.plan import PlannedFile, Stored
 from llmkit.convert.restore.plan import document, identify
@@ -40,7 +40,7 @@ _TOKENIZER_FILES: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OnnxSource:
+class DecoderSource:
     """A model whose tensors have been found. `matched` have Hugging Face's order of rows; `token_ids` are by bos, eos
     and pad; `notes` tell what is left out."""
 
@@ -54,7 +54,7 @@ class OnnxSource:
     notes: Sequence[str]
 
 
-def from_checkpoint(checkpoint: Checkpoint, adapters: Sequence[Adapter] = ()) -> OnnxSource:
+def from_checkpoint(checkpoint: Checkpoint, adapters: Sequence[Adapter] = ()) -> DecoderSource:
     """The model in a checkpoint folder, with `adapters` added to its weights.
 
     Raises UnsupportedError for a family that llmkit makes no graph of, and what reading a checkpoint raises.
@@ -67,7 +67,7 @@ def from_checkpoint(checkpoint: Checkpoint, adapters: Sequence[Adapter] = ()) ->
     hparams = structure.complete(config, family.read_hparams(config))
     stored = merge(unpack(whole, checkpoint.tensors, notes), adapters, notes)
     matched, found = match_tensors(in_natural_order(family), hparams, checkpoint, stored)
-    return OnnxSource(
+    return DecoderSource(
         path=checkpoint.folder,
         family=family,
         structure=structure,
@@ -79,7 +79,7 @@ def from_checkpoint(checkpoint: Checkpoint, adapters: Sequence[Adapter] = ()) ->
     )
 
 
-def from_gguf(source: GGUFSource) -> OnnxSource:
+def from_gguf(source: GGUFSource) -> DecoderSource:
     """The model in a GGUF file; quantised weights are decoded.
 
     Raises UnsupportedError for an architecture or tokenizer that llmkit cannot restore, or makes no graph of;
@@ -103,7 +103,7 @@ def from_gguf(source: GGUFSource) -> OnnxSource:
     if again:
         notes.append(f"weights are {' and '.join(sorted(again))} in the file: what that lost stays lost")
     files = [document(name, value) for name, value in tokenizer_documents(source, hparams.n_context).items()]
-    return OnnxSource(
+    return DecoderSource(
         path=source.path,
         family=family,
         structure=structure,
@@ -117,7 +117,7 @@ def from_gguf(source: GGUFSource) -> OnnxSource:
 
 def _structure(family: Family, path: Path) -> Structure:
     if family.structure is None:
-        raise UnsupportedError(f"{path}: llmkit does not convert {family.architectures[0]} to ONNX yet")
+        raise UnsupportedError(f"{path}: llmkit has no graph of {family.architectures[0]} yet: convert it to GGUF")
     return family.structure
 
 

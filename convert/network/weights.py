@@ -1,4 +1,4 @@
-"""The tensors that a graph of ONNX Runtime uses: those of the family, in Hugging Face's order of rows, some joined."""
+"""The tensors that a graph uses: those of the family, in Hugging Face's order of rows, some joined."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from math import prod
 
 from llmkit.convert.archs import Family, HParams, Source, TensorRule, blocks
 from llmkit.convert.matching import MatchedTensor
-from llmkit.convert.onnx.alternating import AlternatingRows
+from llmkit.convert.network.alternating import AlternatingRows
 from llmkit.convert.plan import Computed, Stored
 from llmkit.convert.transforms import Map
 
