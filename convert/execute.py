@@ -38,11 +38,12 @@ def execute(
     overwrite: bool = False,
     allow_nonfinite: bool = False,
     verified: bool = False,
+    title: str | None = None,
 ) -> Verification | None:
     """Write the planned files to `output` and its like, with `threads` threads and at most `memory` bytes of buffers.
 
     Fewer threads work where the budget has no room for more. With `verified`, what was written is compared with its
-    source before it appears under its name; returns what that found.
+    source before it appears under its name; returns what that found. `title` is what progress calls the work.
 
     Raises NonFiniteError, FormatError (an input changed since it was planned), OutputError, VerificationError,
     LlmkitError if the budget is too small for a single thread (see `check_budget`).
@@ -55,7 +56,7 @@ def execute(
         open_inputs(plan.tensors) as inputs,
         publish_all(list(zip(paths, sizes, strict=True)), overwrite=overwrite) as outputs,
     ):
-        progress.start(f"writing {output.name}", plan.total_bytes)
+        progress.start(title or f"writing {output.name}", plan.total_bytes)
         try:
             for planned, file in zip(plan.files, outputs, strict=True):
                 file.write_at(planned.header, 0)

@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,9 @@ from llmkit.convert.transforms import Axis, Map, Matrix, View
 from llmkit.quantize.feedback import Feedback
 from llmkit.quantize.schemes import WeightType, array_widths
 from llmkit.types import BLOCK_LAYOUTS, TensorInfo, TensorType
+
+if TYPE_CHECKING:
+    from llmkit.convert.frameworks.target import Assembly
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +211,7 @@ class ConversionPlan:
     files: tuple[PlannedFile, ...]
     notes: tuple[str, ...]
     footprint: Footprint | None = None  # of a GGUF model
+    assembly: Assembly | None = None  # what is built of the files, of which only the weights are planned then
 
     @property
     def tensors(self) -> tuple[PlannedTensor, ...]:

@@ -22,6 +22,8 @@ from llmkit.errors import DependencyError, UnsupportedError
 from llmkit.protocols import Progress, Session
 
 if TYPE_CHECKING:
+    from llmkit.convert.frameworks.base import FrameworkTarget
+    from llmkit.convert.network.source import DecoderSource
     from llmkit.convert.onnx.recipes import OnnxOptions, OnnxRecipe
     from llmkit.models import ResolvedModel
     from llmkit.quantize.imatrix import ImportanceMatrix
@@ -53,6 +55,7 @@ def convert(
     symmetric: bool | None = None,
     accuracy_level: int | None = None,
     provider: str | None = None,
+    context: int | None = None,
     progress: Progress | None = None,
 ) -> ConversionResult:
     """Convert a checkpoint to a GGUF file or an ONNX folder, quantised on the way, or a GGUF file to a checkpoint.
@@ -62,7 +65,8 @@ def convert(
     to: `gguf-<type>`, such as gguf-q4_k_m; `llmkit.quantize.recipes.RECIPES` lists the types. Or `safetensors`, with
         `-f32`, `-f16` or `-bf16` if not the type that suits the file (GPT-OSS's MXFP4 stays that): a folder that
         transformers loads. Or `gguf-lora`, of the folder of a LoRA adapter. Or `onnx-fp32`, `onnx-fp16`,
-        `onnx-int8` or `onnx-int4`: a folder for ONNX Runtime GenAI.
+        `onnx-int8` or `onnx-int4`: a folder for ONNX Runtime GenAI. Or another deployment format, such as `torch`
+        (`llmkit.convert.frameworks.registry.FRAMEWORKS` lists them): a folder with the model and its tokenizer.
     output: the file to write, or a folder for it; by default `<model name>-<TYPE>.gguf` in the current folder. Of a
         checkpoint the folder, by default `<model name>`.
     imatrix: an importance matrix, in either of llama.cpp's forms.
@@ -82,10 +86,12 @@ def convert(
 
     recipe, block_size, symmetric, accuracy_level, provider: of ONNX, see `llmkit.convert.onnx.recipes.OnnxOptions`,
         where the recipe is the mixture; types for `tensor_types` are int4, int8 and float then.
+    context: of a deployment format, positions of the cache; by default what the model was trained for, at most 2,048.
 
     Raises a subclass of LlmkitError; nothing lies at the output's final name then.
     """
     from llmkit.convert.checkpoint import open_checkpoint
+    from llmkit.convert.frameworks.base import FrameworkTarget
     from llmkit.convert.gguf_target import default_output, plan_gguf
     from llmkit.convert.lora.adapter import parse_lora, read_adapter
     from llmkit.convert.onnx.recipes import OnnxOptions, OnnxRecipe, parse_onnx_type
@@ -96,6 +102,16 @@ def convert(
     started = time.monotonic()
     target = parse_target(to)
     how = execution(dry_run, overwrite, threads, memory, allow_nonfinite, verify, progress)
+    for_onnx = any(option is not None for option in (recipe, block_size, symmetric, accuracy_level, provider))
+    if isinstance(target, FrameworkTarget):
+        options = type_options(pure, tensor_types, output_type, token_embedding_type, fallback)
+        if options != TypeOptions() or for_onnx or imatrix or split_size or tokenizer_pre or base:
+            raise UnsupportedError(
+                f"{to} takes context and lora, but no other options for quantisation, tokenizers or files"
+            )
+        return _convert_framework(model, target, context, lora, output, how, started)
+    if context is not None:
+        raise UnsupportedError(f"{to} takes no context: its cache is made when it is run")
     if isinstance(target, OnnxRecipe):
         if pure or output_type or token_embedding_type or not fallback or split_size or tokenizer_pre or base:
             raise UnsupportedError(
@@ -111,7 +127,7 @@ def convert(
             provider=provider or "cpu",
         )
         return _convert_onnx(model, target, wanted, imatrix, lora, output, how, started)
-    if any(option is not None for option in (recipe, block_size, symmetric, accuracy_level, provider)):
+    if for_onnx:
         raise UnsupportedError(
             f"{to} takes no recipe, block_size, symmetric, accuracy_level or provider: these are for ONNX"
         )
@@ -186,18 +202,49 @@ def _convert_onnx(
     started: float,
 ) -> ConversionResult:
     """A checkpoint or a GGUF file to a folder for ONNX Runtime GenAI."""
-    from llmkit.convert.checkpoint import open_checkpoint
-    from llmkit.convert.gguf_source import open_source
-    from llmkit.convert.lora.adapter import parse_lora, read_adapter
-    from llmkit.models import ResolvedModel, resolve
-
     try:
-        from llmkit.convert.network.source import from_checkpoint, from_gguf
         from llmkit.convert.onnx.target import default_output, plan_onnx
     except ModuleNotFoundError as error:
         if error.name != "onnx_ir":
             raise
         raise DependencyError("onnx-ir", "onnx", "writing ONNX models") from error
+
+    resolved, source, inputs = _decoder_source(model, lora, how)
+    plan = plan_onnx(source, recipe, options=options, importance=importance_from(imatrix))
+    folder = default_output(resolved.name, recipe) if output is None else Path(os.fspath(output))
+    return carry_out(plan, folder, inputs, how, started)
+
+
+def _convert_framework(
+    model: str | os.PathLike[str] | ResolvedModel,
+    target: FrameworkTarget,
+    context: int | None,
+    lora: Sequence[str],
+    output: str | os.PathLike[str] | None,
+    how: Execution,
+    started: float,
+) -> ConversionResult:
+    """A checkpoint or a GGUF file to the folder of a deployment format."""
+    from llmkit.convert.frameworks.build import require_packages
+    from llmkit.convert.frameworks.target import default_output, plan_framework
+
+    if not how.dry_run:
+        require_packages(target.framework)
+    resolved, source, inputs = _decoder_source(model, lora, how)
+    plan = plan_framework(source, target, name=resolved.name, n_context=context)
+    folder = default_output(resolved.name, target) if output is None else Path(os.fspath(output))
+    return carry_out(plan, folder, inputs, how, started)
+
+
+def _decoder_source(
+    model: str | os.PathLike[str] | ResolvedModel, lora: Sequence[str], how: Execution
+) -> tuple[ResolvedModel, DecoderSource, list[Path]]:
+    """What `model` leads to, with its tensors found, and the files that they are read from."""
+    from llmkit.convert.checkpoint import open_checkpoint
+    from llmkit.convert.gguf_source import open_source
+    from llmkit.convert.lora.adapter import parse_lora, read_adapter
+    from llmkit.convert.network.source import from_checkpoint, from_gguf
+    from llmkit.models import ResolvedModel, resolve
 
     resolved = (
         model
@@ -208,13 +255,10 @@ def _convert_onnx(
         file = open_source(resolved.path)
         if lora:
             raise UnsupportedError("lora: adapters are added to checkpoints, and this is a GGUF file")
-        source, inputs = from_gguf(file), list(file.files)
-    else:
-        adapters = [read_adapter(*parse_lora(text)) for text in lora]
-        source, inputs = from_checkpoint(open_checkpoint(resolved.path), adapters), list(resolved.path.iterdir())
-    plan = plan_onnx(source, recipe, options=options, importance=importance_from(imatrix))
-    folder = default_output(resolved.name, recipe) if output is None else Path(os.fspath(output))
-    return carry_out(plan, folder, inputs, how, started)
+        return resolved, from_gguf(file), list(file.files)
+    adapters = [read_adapter(*parse_lora(text)) for text in lora]
+    checkpoint = open_checkpoint(resolved.path)
+    return resolved, from_checkpoint(checkpoint, adapters), list(resolved.path.iterdir())
 
 
 def _restore(

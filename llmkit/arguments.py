@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from llmkit.errors import LlmkitError, OutputError, UnsupportedError
 
 if TYPE_CHECKING:
+    from llmkit.convert.frameworks.base import FrameworkTarget
     from llmkit.convert.onnx.recipes import OnnxRecipe
     from llmkit.quantize.recipes import Recipe
     from llmkit.types import TensorType
@@ -30,17 +31,21 @@ class AdapterTarget:
     """A LoRA adapter in GGUF."""
 
 
-Target: TypeAlias = "Recipe | AdapterTarget | CheckpointTarget | OnnxRecipe"
+Target: TypeAlias = "Recipe | AdapterTarget | CheckpointTarget | OnnxRecipe | FrameworkTarget"
 
 
 def parse_target(target: str) -> Target:
     """What `gguf-<type>`, `onnx-<precision>` and the others mean; UnsupportedError lists what there is."""
+    from llmkit.convert.frameworks.registry import FRAMEWORKS, find_framework_target
     from llmkit.convert.onnx.recipes import RECIPES as ONNX_RECIPES
     from llmkit.convert.onnx.recipes import find_onnx_recipe
     from llmkit.quantize.recipes import RECIPES, SHORT_NAMES, find_recipe
     from llmkit.types import TensorType
 
     container, _, type = target.lower().partition("-")
+    framework = find_framework_target(target.lower())
+    if framework is not None:
+        return framework
     if container == "gguf" and type == "lora":
         return AdapterTarget()
     if container == "onnx" and type:
@@ -57,6 +62,7 @@ def parse_target(target: str) -> Target:
             *(f"onnx-{name}" for name in ONNX_RECIPES),
             "safetensors",
             *(f"safetensors-{name}" for name in ("f32", "f16", "bf16")),
+            *(f"{name}-{precision}" for name, found in FRAMEWORKS.items() for precision in found.precisions),
         ]
     )
     raise UnsupportedError(f"unknown target {target!r}; known: {known}")

@@ -283,8 +283,11 @@ def _run(
 
 def size_of(path: Path) -> int:
     """Bytes of the model's files: of a folder all that is weights or a graph."""
-    from llmkit.formats.checkpointfiles import whole_set
+    from llmkit.formats.checkpointfiles import MANIFEST, whole_set
+    from llmkit.formats.exported import model_bytes
 
+    if (path / MANIFEST).is_file():
+        return model_bytes(path)
     if path.is_dir():
         names = (".onnx", ".data", ".safetensors", ".bin")
         return sum(file.stat().st_size for file in path.iterdir() if file.name.endswith(names))

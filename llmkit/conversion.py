@@ -29,31 +29,44 @@ DEFAULT_MEMORY = "1GiB"
 class ConversionResult:
     """What a conversion did: the `plan`, where its output lies, how long it took, and what verifying it found.
 
-    `paths` are all files, in order; a model that was not split has one. After a dry run nothing lies there, and
-    `seconds` is the time that planning took.
+    `files` are all files with their sizes in bytes, in order; a model that was not split has one. After a dry run
+    nothing lies there, `seconds` is the time that planning took, and of a deployment format the files are those that
+    the model would be built from. `notes` tell what users should know.
     """
 
-    paths: tuple[Path, ...]
+    files: tuple[tuple[Path, int], ...]
     plan: ConversionPlan
     seconds: float
     dry_run: bool
+    folder: Path | None = None
     verification: Verification | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files alone."""
+        return tuple(path for path, _ in self.files)
+
+    @property
+    def total_bytes(self) -> int:
+        """Of all files together."""
+        return sum(size for _, size in self.files)
 
     @property
     def path(self) -> Path:
         """The file, the first part of a split model, by which llama.cpp loads it, or the folder of a checkpoint."""
-        return self.paths[0].parent if self.plan.files[0].name else self.paths[0]
+        return self.paths[0] if self.folder is None else self.folder
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         plan = self.plan
         return {
             "path": str(self.path),
-            "files": [{"path": str(p), "bytes": f.total_bytes} for p, f in zip(self.paths, plan.files, strict=True)],
+            "files": [{"path": str(path), "bytes": size} for path, size in self.files],
             "written": not self.dry_run,
             "target": plan.target,
             "architecture": plan.architecture,
-            "bytes": plan.total_bytes,
+            "bytes": self.total_bytes,
             "parameters": plan.n_params,
             "bits_per_weight": round(plan.bits_per_weight, 4),
             "bits_per_weight_without_fallbacks": round(plan.bits_per_weight_wanted, 4),
@@ -84,7 +97,7 @@ class ConversionResult:
                 for t in plan.tensors
             ],
             "verification": None if self.verification is None else _verification_dict(self.verification),
-            "notes": list(plan.notes),
+            "notes": list(self.notes),
         }
 
 
@@ -128,8 +141,11 @@ def carry_out(
     from llmkit.formats.output import check_output
 
     paths = file_paths(output, plan.files)
-    protect(inputs, paths)
+    files = tuple(zip(paths, (file.total_bytes for file in plan.files), strict=True))
     check_budget(plan, how.memory)
+    if plan.assembly is not None:
+        return _build(plan, output, inputs, files, how, started)
+    protect(inputs, paths)
     verification = None
     with _folders((output, *(path.parent for path in paths)) if plan.files[0].name else (), how.dry_run) as is_there:
         for path in paths if is_there else ():
@@ -145,7 +161,42 @@ def carry_out(
                 allow_nonfinite=how.allow_nonfinite,
                 verified=is_cheap(plan) if how.verify is None else how.verify,
             )
-    return ConversionResult(tuple(paths), plan, time.monotonic() - started, how.dry_run, verification)
+    folder = output if plan.files[0].name else None
+    return ConversionResult(
+        files, plan, time.monotonic() - started, how.dry_run, folder, verification, tuple(plan.notes)
+    )
+
+
+def _build(
+    plan: ConversionPlan,
+    output: Path,
+    inputs: Iterable[Path],
+    files: tuple[tuple[Path, int], ...],
+    how: Execution,
+    started: float,
+) -> ConversionResult:
+    """Carry out the plan of a deployment format, whose output is a folder made anew."""
+    from llmkit.convert.frameworks.build import assemble
+    from llmkit.formats.checkpointfiles import MANIFEST
+    from llmkit.formats.output import check_folder
+
+    check_folder(output, MANIFEST, overwrite=how.overwrite or how.dry_run)
+    inside = next((path for path in inputs if output.resolve() in path.resolve().parents), None)
+    if inside is not None:
+        raise OutputError(f"{output}: holds a file that is to be read, {inside}; name another folder with -o")
+    notes: tuple[str, ...] = ()
+    if not how.dry_run:
+        found, notes = assemble(
+            plan,
+            output,
+            threads=how.threads,
+            memory=how.memory,
+            progress=how.progress,
+            overwrite=how.overwrite,
+            allow_nonfinite=how.allow_nonfinite,
+        )
+        files = tuple(found)
+    return ConversionResult(files, plan, time.monotonic() - started, how.dry_run, output, notes=(*plan.notes, *notes))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Literal
 from llmkit import hubcache
 from llmkit.formats.checkpointfiles import part_of_set
 
-ModelKind = Literal["checkpoint", "gguf", "onnx"]
+ModelKind = Literal["checkpoint", "gguf", "onnx", "exported"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +91,15 @@ def _is_run(parts: list[str], of: list[str]) -> bool:
 
 
 def _models_in(folder: Path, name: str) -> list[LocalModel]:
-    """The checkpoint or ONNX model in `folder`, if it is one, and every .gguf file in it."""
+    """The checkpoint, ONNX or exported model in `folder`, if it is one, and every .gguf file in it."""
     found = hubcache.folder_contents(folder)
     models = []
     if found.is_genai:
         n_bytes = sum(_size(folder / n) for n in found.names if ".onnx" in n)
         models.append(LocalModel(name, "onnx", folder, n_bytes, "here"))
+    elif found.is_exported:
+        n_bytes = sum(_size(path) for path in folder.rglob("*") if path.is_file())
+        models.append(LocalModel(name, "exported", folder, n_bytes, "here"))
     if found.is_checkpoint:
         missing = tuple(hubcache.missing_weights(folder, found))
         n_bytes = sum(_size(folder / n) for n in found.weights)

@@ -2,7 +2,7 @@
 
 MODEL is, in this order:
 
-1. a path: a checkpoint folder, a folder for ONNX Runtime GenAI, a .gguf file, or a folder that holds exactly one;
+1. a path: a checkpoint folder, a folder of a deployment format, a .gguf file, or a folder that holds exactly one;
 2. `org/name[@revision]` (also as `hf://org/name` or the address of its page): the Hugging Face cache or hub;
 3. a bare word such as `meta-llama`, matched against the folders here and the cached repositories.
 """
@@ -37,15 +37,20 @@ _REPO: Final = re.compile(
     r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?", re.ASCII
 )  # the hub's own rule for names
 _PAGE: Final = re.compile(r"(?:hf://|https?://(?:huggingface\.co|hf\.co)/)(?P<repo>[^/@]+/[^/@?#]+)(?P<rest>.*)")
-_KIND_NAMES: Final = {"checkpoint": "a SafeTensors checkpoint", "gguf": "a GGUF file", "onnx": "an ONNX model"}
+_KIND_NAMES: Final = {
+    "checkpoint": "a SafeTensors checkpoint",
+    "gguf": "a GGUF file",
+    "onnx": "an ONNX model",
+    "exported": "a model of a deployment format",
+}
 _QUANTISE_FIRST: Final = "llmkit converts it: llmkit convert {} --to gguf-q4"
 
 
 # What is wanted: a kind; what commands run; what a session can be made of; what becomes an ONNX model.
 Wanted = ModelKind | Literal["runnable", "loadable", "convertible"]
 _KINDS_OF: Final = {
-    "runnable": ("gguf", "onnx"),
-    "loadable": ("gguf", "onnx", "checkpoint"),
+    "runnable": ("gguf", "onnx", "exported"),
+    "loadable": ("gguf", "onnx", "exported", "checkpoint"),
     "convertible": ("checkpoint", "gguf"),
 }
 
@@ -54,10 +59,10 @@ _KINDS_OF: Final = {
 class ResolvedModel:
     """Where a MODEL argument leads.
 
-    `path` is a checkpoint folder, a folder for ONNX Runtime GenAI, or a .gguf file. `name` is the model's own name, to
-    build output names from.
-    `repo` and `revision` (a commit hash) are set for what lies in the Hugging Face cache. `note` says what was
-    chosen where the argument did not name it exactly: the caller prints it to stderr.
+    `path` is a checkpoint folder, a folder for ONNX Runtime GenAI or of another deployment format, or a .gguf file.
+    `name` is the model's own name, to build output names from. `repo` and `revision` (a commit hash) are set for what
+    lies in the Hugging Face cache. `note` says what was chosen where the argument did not name it exactly: the caller
+    prints it to stderr.
     """
 
     path: Path
@@ -122,15 +127,18 @@ def _from_folder(path: Path, want: Wanted | None) -> ResolvedModel:
     name = path.resolve().name
     if found.is_genai and _fits("onnx", want):
         return ResolvedModel(path, name, "onnx")
+    if found.is_exported and _fits("exported", want):
+        return ResolvedModel(path, name, "exported")
     if found.ggufs and (want == "loadable" or (_fits("gguf", want) and not _fits("checkpoint", want))):
         return _single_gguf(path, found)  # what is made to be run comes before what it was made of
     if found.is_checkpoint and _fits("checkpoint", want):
         return ResolvedModel(path, name, "checkpoint")
     if found.ggufs and _fits("gguf", want):
         return _single_gguf(path, found)
-    if found.is_genai:
+    if found.is_genai or found.is_exported:
+        kind = "onnx" if found.is_genai else "exported"
         needed = "a GGUF file is needed" if want == "gguf" else "a conversion starts from a SafeTensors checkpoint"
-        raise ModelNotFoundError(f"{path} is an ONNX model already; {needed}.")
+        raise ModelNotFoundError(f"{path} is {_KIND_NAMES[kind]} already; {needed}.")
     if found.is_checkpoint:
         hint = _already_here(name) or f"{_QUANTISE_FIRST.format(path)}."
         raise ModelNotFoundError(f"{path} is a SafeTensors checkpoint; a GGUF file is needed. {hint}")

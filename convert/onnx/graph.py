@@ -39,12 +39,12 @@ def dtype_of(type: TensorType) -> ir.DataType:
 class Graph:
     """A graph under construction. Weights are found in the file `data` when the model is loaded.
 
-    `standard`: see `llmkit.convert.onnx.providers.Provider`.
+    `standard`: see `llmkit.convert.onnx.providers.Provider`. `opset`: of a graph that has standard operators only.
     """
 
-    def __init__(self, name: str, data: str, *, standard: bool) -> None:
-        opset = _OPSET if standard else _OLDER_OPSET
-        self._graph = ir.Graph((), (), nodes=(), opset_imports={"": opset, MICROSOFT: 1}, name=name)
+    def __init__(self, name: str, data: str, *, standard: bool, opset: int | None = None) -> None:
+        operators = {"": _OPSET if standard else _OLDER_OPSET, MICROSOFT: 1} if opset is None else {"": opset}
+        self._graph = ir.Graph((), (), nodes=(), opset_imports=operators, name=name)
         self.standard = standard
         self._data = data
         self._weights: dict[str, Value] = {}
@@ -96,7 +96,7 @@ class Graph:
 
     def weight(self, tensor: PlannedTensor) -> Value:
         """A tensor of a float type."""
-        return self._external(tensor.name, _DTYPES[tensor.ggml_type], tensor.shape, tensor.offset, tensor.nbytes)
+        return self.external(tensor.name, _DTYPES[tensor.ggml_type], tensor.shape, tensor.offset, tensor.nbytes)
 
     def blocks(self, tensor: PlannedTensor, *, flat: bool) -> tuple[Value, Value, Value | None]:
         """Codes, scales and zero points of a tensor in a blockwise form, as the operators take them.
@@ -113,14 +113,15 @@ class Graph:
         outer = tensor.shape[:-1]
         shape = (*outer, widths[0]) if flat else form.codes_shape(rows, columns)
         name = tensor.name
-        codes = self._external(f"{name}.codes{'.rows' if flat else ''}", u8, shape, *ranges[0])
-        scales = self._external(f"{name}.scales", floats, (*outer, form.n_blocks(columns)), *ranges[1])
+        codes = self.external(f"{name}.codes{'.rows' if flat else ''}", u8, shape, *ranges[0])
+        scales = self.external(f"{name}.scales", floats, (*outer, form.n_blocks(columns)), *ranges[1])
         if form.symmetric:
             return codes, scales, None
-        zeros = self._external(f"{name}.zero_points", u8, (*outer, widths[2]), *ranges[2])
+        zeros = self.external(f"{name}.zero_points", u8, (*outer, widths[2]), *ranges[2])
         return codes, scales, zeros
 
-    def _external(self, name: str, dtype: ir.DataType, shape: Sequence[int], offset: int, length: int) -> Value:
+    def external(self, name: str, dtype: ir.DataType, shape: Sequence[int], offset: int, length: int) -> Value:
+        """An array in the file of weights, by its place there in bytes."""
         if name not in self._weights:
             tensor = ir.ExternalTensor(self._data, offset, length, dtype, shape=ir.Shape(shape), name=name)
             self._weights[name] = self._initializer(name, tensor)

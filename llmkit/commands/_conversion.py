@@ -107,7 +107,7 @@ def print_result(result: ConversionResult, *, quiet: bool, verbose: bool, as_jso
     verb = "would be" if result.dry_run else "is"
     parts = f" in {len(result.paths)} files" if len(result.paths) > 1 else ""
     click.echo(
-        f"{result.path} {verb} {format_bytes(plan.total_bytes)}{parts}: {plan.n_params / 1e6:,.1f} M parameters, "
+        f"{result.path} {verb} {format_bytes(result.total_bytes)}{parts}: {plan.n_params / 1e6:,.1f} M parameters, "
         f"{plan.bits_per_weight:.2f} bits per weight" + ("" if result.dry_run else f", {result.seconds:.1f} s")
     )
     if result.verification is not None:
@@ -116,7 +116,7 @@ def print_result(result: ConversionResult, *, quiet: bool, verbose: bool, as_jso
 
 def _print_notes(result: ConversionResult) -> None:
     plan = result.plan
-    for note in plan.notes:
+    for note in result.notes:
         say(f"note: {note}")
     for f in plan.fallbacks:
         share = 100 * f.n_elements / max(1, plan.n_params)

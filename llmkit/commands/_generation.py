@@ -64,13 +64,13 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def load_model(model: str, note: Callable[[str], None], device: str | None = None, **options: Any) -> Session:
-    """Find and load MODEL, and tell what was chosen for it. A `device` is for ONNX models only."""
+    """Find and load MODEL, and tell what was chosen for it. A `device` is for ONNX and the like only."""
     from llmkit import runtimes
 
     resolved = resolve(model, want="runnable", download=False)
     if resolved.note:
         note(f"note: {resolved.note}")
-    if resolved.kind == "onnx":
+    if resolved.kind in ("onnx", "exported"):
         options["device"] = device or "auto"
     elif device is not None:
         raise click.UsageError(f"--device is for ONNX models; {resolved.path} runs on llama.cpp")

@@ -24,7 +24,8 @@ from llmkit.protocols import Progress
     callback=checked(parse_target),
     help=f"gguf-<type>: {TYPES}; gguf-q4, -q5, -q8 mean q4_k_m, q5_k_m, q8_0. "
     "onnx-fp32, -fp16, -int8, -int4: a folder for ONNX Runtime GenAI. safetensors[-f32|-f16|-bf16]: a checkpoint "
-    "folder, from a GGUF file. gguf-lora: from a LoRA adapter's folder.",
+    "folder, from a GGUF file. gguf-lora: from a LoRA adapter's folder. "
+    "Other formats, each a folder: torch, torchscript, openvino-fp16, -fp32, -int8, -int4, stablehlo, onnx-standard.",
 )
 @conversion_options
 @click.option("--tokenizer-pre", metavar="NAME", help="llama.cpp's pre-tokenizer, if it cannot be recognised.")
@@ -59,6 +60,12 @@ from llmkit.protocols import Progress
     type=click.Choice(["cpu", "cuda", "dml", "webgpu"]),
     help="Of ONNX: the execution provider that the model is for.  [default: cpu]",
 )
+@click.option(
+    "--context",
+    type=click.IntRange(2),
+    metavar="N",
+    help="Of other deployment formats: positions of the cache.  [default: as trained, at most 2048]",
+)
 @click.option("--base", metavar="MODEL", help="For gguf-lora: the model that the adapter is for, if not what it names.")
 @click.pass_context
 def convert(ctx: click.Context, /, model: str, target: str, as_json: bool, verbose: bool, **options: Any) -> None:
@@ -76,9 +83,10 @@ def convert(ctx: click.Context, /, model: str, target: str, as_json: bool, verbo
 
 
 def _kind_for(target: Target) -> Wanted:
+    from llmkit.convert.frameworks.base import FrameworkTarget
     from llmkit.convert.onnx.recipes import OnnxRecipe
 
-    if isinstance(target, OnnxRecipe):
+    if isinstance(target, OnnxRecipe | FrameworkTarget):
         return "convertible"
     return "gguf" if isinstance(target, CheckpointTarget) else "checkpoint"
 

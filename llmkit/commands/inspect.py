@@ -20,6 +20,7 @@ _KINDS = {
     "safetensors-folder": "folder of SafeTensors files",
     "checkpoint": "Hugging Face checkpoint",
     "onnx": "folder for ONNX Runtime GenAI",
+    "exported": "folder of a deployment format",
 }
 _TEMPLATE_LINES = 5
 
@@ -30,7 +31,8 @@ _TEMPLATE_LINES = 5
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def inspect(ctx: click.Context, model: str, tensors: bool, as_json: bool) -> None:
-    """Show what a GGUF, SafeTensors or PyTorch file, a Hugging Face checkpoint or an ONNX folder holds.
+    """Show what a GGUF, SafeTensors or PyTorch file, a Hugging Face checkpoint or the folder of ONNX or
+    another deployment format holds.
 
     Reads headers and configuration only, never weights. Instead of a path, a repository org/name of the Hugging Face
     cache will do, or a word that fits one model in this folder, its direct subfolders or that cache; nothing is
@@ -79,6 +81,8 @@ def printable(text: str) -> str:
 def _facts(i: Inspection) -> list[tuple[str, str]]:
     h, g, t = i.hyperparameters, i.gguf, i.tokenizer
     kind = _KINDS[i.kind] + (f", version {g.version}" if g else "")
+    if i.kind == "exported":
+        kind = f"{i.metadata.get('title')}, {i.metadata.get('precision')}, made by llmkit"
     if g and g.n_parts > 1:
         kind += f", split into {g.n_parts} parts"
     size = f"{format_bytes(i.n_bytes)} ({i.n_bytes:,} bytes)"
@@ -173,12 +177,22 @@ def _template_lines(i: Inspection) -> list[str]:
 def _tensor_lines(i: Inspection) -> list[str]:
     several = len(i.files) > 1
     rows = [
-        (t.name, t.dtype, " x ".join(map(str, t.shape)) or "scalar", f"{t.nbytes:,}", f"{t.offset:,}")
+        (
+            t.name,
+            t.dtype,
+            " x ".join(map(str, t.shape)) or "scalar",
+            f"{t.nbytes:,}",
+            f"{t.offset:,}" if t.offset >= 0 else "-",
+        )
         + ((t.path.name,) if several else ())
         for t in i.tensors
     ]
     header = ("tensor", "type", "shape", "bytes", "offset") + (("file",) if several else ())
     return table(header, rows, left=2)
+
+
+def _offset(offset: int) -> str:
+    return f"{offset:,}" if offset >= 0 else "-"
 
 
 def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, left: int) -> list[str]:

@@ -18,6 +18,7 @@ CONFIG: Final = "config.json"
 INDEX: Final = "model.safetensors.index.json"
 SINGLE: Final = "model.safetensors"
 GENAI_CONFIG: Final = "genai_config.json"
+MANIFEST: Final = "llmkit.json"  # of folders of other deployment formats
 PYTORCH_INDEX: Final = "pytorch_model.bin.index.json"
 PYTORCH_SINGLE: Final = "pytorch_model.bin"
 
@@ -116,6 +117,11 @@ class Contents:
     def is_genai(self) -> bool:
         """Whether it is a folder for ONNX Runtime GenAI."""
         return GENAI_CONFIG in self.names
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether llmkit made it, in another deployment format."""
+        return MANIFEST in self.names
 
     @property
     def has_weights(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -213,3 +214,57 @@ def _explain(path: Path, total_bytes: int, error: OSError) -> str:
     if error.errno == errno.EFBIG:
         return f"{path}: {total_bytes:,} bytes are more than the file system or the limit of the process allows"
     return f"{path}: cannot be written: {error.strerror or error}"
+
+
+def check_folder(path: Path, mark: str, *, overwrite: bool) -> None:
+    """Raise OutputError at once if a folder `path` could not be created, or replaced, later.
+
+    Only a folder that is empty or has a file `mark`, by which it is known as an earlier output, is replaced.
+    """
+    try:
+        if not path.parent.is_dir():
+            raise OutputError(f"{path}: the folder {path.parent} does not exist")
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
+            raise OutputError(f"{path}: is no folder; name another with -o")
+        if path.is_dir() and any(path.iterdir()):
+            if not (path / mark).is_file():
+                raise OutputError(f"{path}: is a folder with other things in it (no {mark}); name another with -o")
+            if not overwrite:
+                raise OutputError(
+                    f"{path}: exists already; replace it with --overwrite (overwrite=True) or name another"
+                )
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{path}: no permission to write in {path.parent}")
+
+
+@contextmanager
+def publish_folder(path: Path, mark: str, *, overwrite: bool) -> Iterator[Path]:
+    """Give a folder to fill; at the end it takes the name `path`, and on an error or interrupt it goes.
+
+    Until then it is `.<name>.<random>.part` beside its path, which a kill may leave there. A folder that was there is
+    replaced as a whole, if `check_folder` allows that. Raises OutputError.
+    """
+    check_folder(path, mark, overwrite=overwrite)
+    part, old = (path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.{kind}") for kind in ("part", "old"))
+    try:
+        try:
+            part.mkdir()
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        yield part
+        try:
+            if path.exists():
+                path.rename(old)
+            part.rename(path)
+        except OSError as error:
+            if old.exists():
+                old.rename(path)
+            raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)

@@ -25,7 +25,8 @@ __all__ = [
 
 
 def inspect_path(path: Path | str) -> Inspection:
-    """Inspect a GGUF, SafeTensors or PyTorch file, a folder of these, a Hugging Face checkpoint, or an ONNX folder.
+    """Inspect a GGUF, SafeTensors or PyTorch file, a folder of these, a Hugging Face checkpoint, or a folder of ONNX
+    or another deployment format.
 
     A folder that holds exactly one GGUF model stands for it. Raises ModelNotFoundError when there is nothing at
     `path`, or several models, UnsupportedError for other kinds of files, FormatError for damaged ones.
@@ -61,12 +62,15 @@ def _inspect_file(path: Path) -> Inspection:
 
 def _inspect_folder(folder: Path) -> Inspection:
     from llmkit.inspection.checkpoint import inspect_checkpoint, inspect_safetensors_folder
+    from llmkit.inspection.exported import inspect_exported
     from llmkit.inspection.gguf import inspect_gguf
     from llmkit.inspection.onnx import inspect_onnx
 
     found = folder_contents(folder)
     if found.is_genai:
         return inspect_onnx(folder)
+    if found.is_exported:
+        return inspect_exported(folder)
     safetensors = sorted(n for n in found.names if "/" not in n and n.endswith(".safetensors"))
     if not safetensors and len(found.ggufs) == 1:
         return inspect_gguf(folder / found.ggufs[0])

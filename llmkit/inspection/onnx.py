@@ -10,7 +10,8 @@ from llmkit.formats.chattemplates import read_chat_templates
 from llmkit.formats.genai import GenaiFolder, read_genai_folder
 from llmkit.formats.onnxmodel import Blocks, OnnxTensor
 from llmkit.formats.strictjson import read_json_object
-from llmkit.inspection.records import ChatTemplate, Hyperparameters, Inspection, Tokenizer
+from llmkit.inspection.records import ChatTemplate, Hyperparameters, Inspection
+from llmkit.inspection.tokenizer import read_tokenizer
 from llmkit.types import TensorInfo
 
 
@@ -41,7 +42,7 @@ def inspect_onnx(folder: Path) -> Inspection:
             n_kv_heads=_number(decoder, "num_key_value_heads"),
             n_vocab=found.n_vocab,
         ),
-        tokenizer=_tokenizer(folder, found),
+        tokenizer=read_tokenizer(folder, bos=found.config["model"].get("bos_token_id"), ends=found.ends),
         templates=tuple(ChatTemplate(name, text) for name, text in templates.items()),
         metadata={"producer": model.producer, "opsets": dict(model.opsets), "operators": dict(model.operators)},
     )
@@ -82,20 +83,3 @@ def _matrix(codes: OnnxTensor, blocks: Blocks, found: GenaiFolder) -> TensorInfo
 def _info(tensor: OnnxTensor, found: GenaiFolder) -> TensorInfo:
     path = found.path / (tensor.location or found.model.path.name)
     return TensorInfo(tensor.name, tensor.dtype, tensor.shape, path, tensor.offset, tensor.nbytes)
-
-
-def _tokenizer(folder: Path, found: GenaiFolder) -> Tokenizer | None:
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        return None
-    content = read_json_object(path, max_bytes=256 << 20)
-    model = content.get("model")
-    kind = model.get("type") if isinstance(model, dict) else None
-    settings = found.config["model"]
-    bos = settings.get("bos_token_id")
-    return Tokenizer(
-        model=kind if isinstance(kind, str) else None,
-        file=path.name,
-        bos=bos if isinstance(bos, int) else None,
-        eos=min(found.ends, default=None),
-    )

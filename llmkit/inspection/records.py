@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from llmkit.types import TensorInfo
 
-Kind = Literal["gguf", "safetensors", "pytorch", "safetensors-folder", "checkpoint", "onnx"]
+Kind = Literal["gguf", "safetensors", "pytorch", "safetensors-folder", "checkpoint", "onnx", "exported"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,8 @@ class Inspection:
     def to_dict(self, *, with_tensors: bool = False) -> dict[str, Any]:
         """Plain values for JSON. The keys are stable: later versions may add some and will not change these.
 
-        kind: gguf, safetensors, safetensors-folder, checkpoint or onnx. path: as given. bytes: size on disk.
+        kind: gguf, safetensors, pytorch, safetensors-folder, checkpoint, onnx, or exported, for another deployment
+        format, which metadata names. path: as given. bytes: size on disk.
         files: [{path, bytes}]. architecture: string or null, as the file has it: general.architecture or model_type.
         model_class: string or null, of checkpoints only. name: string or null. parameters, tensors: counts.
         bits_per_weight: number or null. types: [{type, tensors, parameters, bytes, bits_per_weight}].
@@ -136,7 +137,8 @@ class Inspection:
         name of a checkpoint's tokenizer file, bos and eos ids in GGUF files, texts in checkpoints.
         chat_templates: [{name, text}]. gguf: null or {version, alignment, file_type, parts, missing_parts}.
         metadata: {key: value}, an array as {"array": type, "length": n}. notes: [string].
-        With `with_tensors`, tensor_list: [{name, type, shape, bytes, file, offset}], offsets from the file's start.
+        With `with_tensors`, tensor_list: [{name, type, shape, bytes, file, offset}], offsets from the file's start,
+        null where they are not known.
         """
         h = self.hyperparameters
         result: dict[str, Any] = {
@@ -204,7 +206,7 @@ class Inspection:
                     "shape": list(t.shape),
                     "bytes": t.nbytes,
                     "file": t.path.name,
-                    "offset": t.offset,
+                    "offset": t.offset if t.offset >= 0 else None,
                 }
                 for t in self.tensors
             ]

@@ -1,0 +1,86 @@
+"""The decoder's operations in JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+from jax import lax
+from jax import numpy as jnp
+
+from llmkit.convert.network.arrays import Array, Arrays
+
+
+class JaxArrays(Arrays):
+    """Operations on JAX's arrays, whose integers have 32 bits."""
+
+    def positions(self, ids: Array) -> Array:
+        return jnp.arange(ids.shape[1])
+
+    def count(self, n: int) -> Array:
+        return jnp.arange(n)
+
+    def take(self, table: Array, rows: Array) -> Array:
+        return jnp.take(table, rows, axis=0, mode="clip")
+
+    def reshape(self, x: Array, shape: Sequence[int]) -> Array:
+        return x.reshape(tuple(shape))
+
+    def transpose(self, x: Array, axes: Sequence[int]) -> Array:
+        return x.transpose(tuple(axes))
+
+    def split(self, x: Array, sizes: Sequence[int]) -> Sequence[Array]:
+        ends = [sum(sizes[:i]) for i in range(1, len(sizes))]
+        found: Sequence[Array] = jnp.split(x, ends, axis=-1)
+        return found
+
+    def concatenate(self, parts: Sequence[Array], axis: int) -> Array:
+        return jnp.concatenate(list(parts), axis)
+
+    def where(self, condition: Array, x: Array, otherwise: Array | float) -> Array:
+        return jnp.where(condition, x, otherwise)
+
+    def put(self, cache: Array, block: int, new: Array, position: Array) -> Array:
+        return lax.dynamic_update_slice(cache, new[None], (block, 0, 0, position, 0))
+
+    def of_block(self, cache: Array, block: int) -> Array:
+        return cache[block]
+
+    def matmul(self, x: Array, y: Array) -> Array:
+        return x @ y
+
+    def inverse_root(self, x: Array) -> Array:
+        return lax.rsqrt(x)
+
+    def mean(self, x: Array) -> Array:
+        return x.mean(-1, keepdims=True)
+
+    def sum(self, x: Array, axis: int) -> Array:
+        return x.sum(axis)
+
+    def softmax(self, x: Array) -> Array:
+        return jax.nn.softmax(x, axis=-1)
+
+    def tanh(self, x: Array) -> Array:
+        return jnp.tanh(x)
+
+    def sigmoid(self, x: Array) -> Array:
+        return jax.nn.sigmoid(x)
+
+    def bounded(self, x: Array, low: float | None, high: float) -> Array:
+        return jnp.clip(x, low, high)
+
+    def largest(self, x: Array, n: int) -> tuple[Array, Array]:
+        values, places = lax.top_k(x, n)
+        return values, places
+
+    def without_last(self, x: Array) -> Array:
+        return x[..., :-1]
+
+    def without_column(self, x: Array) -> Array:
+        return x.squeeze(-1)
+
+    def linear(self, x: Array, weight: Array, bias: Array | None) -> Array:
+        # Along the columns of both: no transposed copy of the weight, whatever compiles it.
+        product = lax.dot_general(x, weight, (((x.ndim - 1,), (1,)), ((), ())))
+        return product if bias is None else product + bias

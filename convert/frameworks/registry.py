@@ -1,0 +1,50 @@
+"""The deployment formats by name."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from llmkit.convert.frameworks.base import FP32, Framework, FrameworkTarget, Precision
+from llmkit.errors import UnsupportedError
+from llmkit.quantize.blockwise import BlockwiseFormat
+from llmkit.types import TensorType
+
+_FP16: Final = Precision(TensorType.F16, TensorType.F16)
+_INT8: Final = BlockwiseFormat(8, 64, symmetric=True, half_scales=True)
+_INT4: Final = BlockwiseFormat(4, 64, symmetric=True, half_scales=True)
+
+FRAMEWORKS: Final[dict[str, Framework]] = {
+    framework.name: framework
+    for framework in (
+        Framework("torch", "PyTorch export (.pt2)", "pytorch", ("torch",), "torch_program"),
+        Framework("torchscript", "TorchScript", "pytorch", ("torch",), "torchscript"),
+        Framework(
+            "openvino",
+            "OpenVINO IR",
+            "openvino",
+            ("openvino", "openvino-tokenizers", "transformers"),
+            "openvino_model",
+            {"fp16": _FP16, "fp32": FP32, "int8": Precision(_INT8, _INT8), "int4": Precision(_INT4, _INT8)},
+        ),
+        Framework("stablehlo", "StableHLO", "jax", ("jax", "flatbuffers"), "stablehlo", keeps_weights=True),
+        Framework(
+            "onnx-standard", "ONNX of standard operators", "onnx", ("onnx-ir",), "onnx_standard", keeps_weights=True
+        ),
+    )
+}
+
+
+def find_framework_target(text: str) -> FrameworkTarget | None:
+    """What `torch` or `torch-fp32` means; None for what begins with no format's name.
+
+    Raises UnsupportedError for a precision that the format is not written in.
+    """
+    found = [name for name in FRAMEWORKS if text == name or text.startswith(f"{name}-")]
+    if not found:
+        return None
+    framework = FRAMEWORKS[max(found, key=len)]
+    precision = text.removeprefix(framework.name).removeprefix("-") or next(iter(framework.precisions))
+    if precision not in framework.precisions:
+        known = ", ".join(f"{framework.name}-{name}" for name in framework.precisions)
+        raise UnsupportedError(f"unknown target {text!r}; known: {known}")
+    return FrameworkTarget(framework, precision)
