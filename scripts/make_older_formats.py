@@ -321,8 +321,8 @@ def make_tensorflow() -> None:
     random = np.random.default_rng(0)
     base = random.normal(size=(2, 3)) * 7
     names = ("float32", "float64", "float16", "bfloat16", "int8", "uint8", "int16", "int32", "int64", "uint16",
-             "uint32", "uint64", "bool", "complex64", "complex128")  # fmt: skip
-    values = {f"as_{name}": tf.cast(tf.constant(base), getattr(tf, name)) for name in names}
+             "uint32", "uint64", "bool", "complex64", "complex128", "float8_e5m2", "float8_e4m3fn")  # fmt: skip
+    values = {f"as_{name}": tf.cast(tf.constant(base), tf.as_dtype(name)) for name in names}
     values |= {"scalar": tf.constant(2.5), "empty": tf.zeros([0, 3]), "text": tf.constant(["a", "bc"])}
     variables = {name: tf.Variable(value) for name, value in values.items()}
     tf.train.Checkpoint(**variables).write(str(OLDER / "tf2"))
@@ -332,10 +332,14 @@ def make_tensorflow() -> None:
         large = v1.get_variable(
             "large", [4, 3], partitioner=v1.fixed_size_partitioner(2), initializer=v1.random_normal_initializer(seed=0)
         )
+        columns = v1.get_variable(
+            "columns", [3, 300], tf.int8, partitioner=v1.fixed_size_partitioner(3, axis=1),
+            initializer=lambda shape, **_: tf.cast(tf.random.stateless_normal(shape, (0, 1), stddev=50.0), tf.int8),
+        )  # fmt: skip
         with v1.device("/cpu:0"):
             small = v1.get_variable("layer/small", initializer=tf.constant([1.0, 2.0]))
         session.run(v1.global_variables_initializer())
-        v1.train.Saver([*large, small], sharded=True).save(
+        v1.train.Saver([*large, *columns, small], sharded=True).save(
             session, str(OLDER / "tf1.ckpt"), write_meta_graph=False, write_state=False
         )
     expect("tf1.ckpt.index", _tensorflow(tf, "tf1.ckpt"))
@@ -347,8 +351,9 @@ def _tensorflow(tf: Any, prefix: str) -> dict[str, tuple[str, Any]]:
     for name, type in sorted(reader.get_variable_to_dtype_map().items()):
         if type == tf.string:
             continue
-        value = reader.get_tensor(name)
-        found[name] = ("BF16", np.asarray(value).view(np.uint16)) if type == tf.bfloat16 else of(value)
+        value = np.asarray(reader.get_tensor(name))
+        kind, bits = BITS.get(type.name, (None, None))
+        found[name] = of(value) if kind is None else (kind, value.view(bits))
     return found
 
 

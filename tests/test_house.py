@@ -33,7 +33,6 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "llmkit.convert": ({"kernels", "quantize", "formats", "types", "errors", "protocols"}, {"numpy", "yaml"}),
     "llmkit.formats.pytorch": ({"formats.files", "types", "errors"}, {"torch"}),
     "llmkit.formats.parquet": ({"errors"}, {"pyarrow"}),
-    "llmkit.formats.older.tensorflow": ({"formats.older", "types", "errors"}, {"numpy", "tensorflow"}),
     "llmkit.formats": ({"types", "errors", "protocols"}, {"numpy"}),
     "llmkit.runtimes": (
         {"formats", "template", "types", "errors", "protocols"},
@@ -62,7 +61,6 @@ ADAPTERS = {
     "jinja2": ("llmkit.template",),
     "huggingface_hub": ("llmkit.hub",),
     "pyarrow": ("llmkit.formats.parquet",),
-    "tensorflow": ("llmkit.formats.older.tensorflow",),
     "lm_eval": ("llmkit.evaluate.harness",),
 }
 # Slow to import (0.1 s and more): inside functions, or in modules that are imported only when they are needed.

@@ -150,7 +150,7 @@ class Inspection:
         metadata: {key: value}, an array as {"array": type, "length": n}. notes: [string].
         With `with_tensors`, tensor_list: [{name, type, shape, bytes, file, offset}], offsets from the file's start. Of
         a tensor that an older format stores in another form, sparse or as text, bytes are those of its values and
-        offset is where that begins; of TensorFlow's, offset is always 0.
+        offset is where that begins.
         """
         h = self.hyperparameters
         result: dict[str, Any] = {

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llmkit.formats.older import tables
 from llmkit.formats.safetensors import read_header
 
 OLDER = Path(__file__).resolve().parent.parent / "golden" / "older"
-# Those that no library is needed for, with their kinds.
+# With their kinds.
 FILES = {
     "program.pdiparams": "paddle", "legacy.pdiparams": "paddle", "state2.pdparams": "paddle",
     "state3.pdparams": "paddle", "state4.pdparams": "paddle", "nested.pdparams": "paddle",
     "python2.pdparams": "paddle", "slices.pdparams": "paddle", "dense.params": "mxnet", "sparse.params": "mxnet",
     "ancient.params": "mxnet", "numpy.params": "mxnet", "unnamed.params": "mxnet", "layers.caffemodel": "caffe",
-    "v1.caffemodel": "caffe", "half.caffemodel": "caffe",
+    "v1.caffemodel": "caffe", "half.caffemodel": "caffe", "tf1.ckpt.index": "tensorflow", "tf2.index": "tensorflow",
 }  # fmt: skip
 Tensors = dict[str, tuple[str, tuple[int, ...], bytes]]
 
@@ -101,6 +102,35 @@ def caffe_blob(values: NDArray[np.float32]) -> bytes:
     """A blob with its shape."""
     shape = proto(7, proto(1, b"".join(varint(size) for size in values.shape)))
     return shape + proto(5, values.tobytes())
+
+
+def table(blocks: Sequence[Mapping[bytes, bytes]]) -> bytes:
+    """A table of LevelDB's kind, with its entries block by block."""
+    content, handles = b"", {}
+    for entries in blocks:
+        handles[max(entries)] = _handle(content, packed := _block(entries))
+        content += packed
+    statistics = _handle(content, packed := _block({}))
+    content += packed
+    footer = statistics + _handle(content, packed := _block(handles))
+    return content + packed + footer.ljust(40, b"\0") + tables.MAGIC
+
+
+def _handle(content: bytes, packed: bytes) -> bytes:
+    return varint(len(content)) + varint(len(packed) - 5)
+
+
+def _block(entries: Mapping[bytes, bytes]) -> bytes:
+    content, before = b"", b""
+    for key, value in entries.items():
+        shared = next(
+            (i for i, (a, b) in enumerate(zip(key, before, strict=False)) if a != b), min(len(key), len(before))
+        )
+        content += varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
+        before = key
+    content += struct.pack("<II", 0, 1) + b"\0"
+    checksum = tables.crc32c(content)
+    return content + struct.pack("<I", ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def paddle_tensor(values: NDArray[np.float32]) -> bytes:

@@ -48,8 +48,8 @@ def find_older(path: Path) -> tuple[Path, OlderKind] | None:
 def read_older(path: Path, kind: OlderKind) -> TensorFile:
     """What the file holds; see `find_older`.
 
-    Raises FormatError for damage, UnsupportedError for what llmkit does not read, DependencyError where a library is
-    missing that does it.
+    Raises FormatError for damage, UnsupportedError for what llmkit does not read, and for PyTorch's files
+    DependencyError where torch is missing.
     """
     file, size = open_regular(path)
     with file:

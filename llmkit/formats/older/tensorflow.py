@@ -1,32 +1,53 @@
-"""TensorFlow's checkpoints: `X.index` says what tensors there are, `X.data-00000-of-00002` and so on hold them.
+"""TensorFlow's checkpoints: `X.index` says what tensors there are, `X.data-00000-of-00002` and so on hold their bytes.
 
-The index is a table of LevelDB's kind with messages of tensor_bundle.proto; TensorFlow itself reads both here, by
-`tf.train.load_checkpoint`, which runs no graph. It gives a tensor as a whole, so that much memory is taken at a time.
+Format: tensorflow/core/protobuf/tensor_bundle.proto and util/tensor_bundle. The index is a table of messages
+`BundleEntryProto` by tensor; under the empty key is a `BundleHeaderProto`. A variable that was partitioned has an entry
+with its slices, and one for each, under a key that is made of its name and the slice (util/saved_tensor_slice_util.cc).
+
+They are not read through TensorFlow: it ends the whole process on an index whose shapes cannot be.
 """
 
 from __future__ import annotations
 
-import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.errors import DependencyError, FormatError, UnsupportedError
-from llmkit.formats.older.base import TensorFile, Values, by_name, n_bytes_of
+from llmkit.errors import FormatError, UnsupportedError
+from llmkit.formats.older.base import WIDTHS, TensorFile, Values, n_bytes_of, read_range
+from llmkit.formats.older.tables import MAGIC, read_table
+from llmkit.formats.protobuf import WireError, read_fields
 from llmkit.types import TensorInfo
 
-_MAGIC: Final = 0xDB4775248B80FB57.to_bytes(8, "little")  # ends every table (leveldb, doc/table_format.md)
 _DATA: Final = re.compile(r"(?P<prefix>.+)\.data-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})")
-# TensorFlow's names of types -> SafeTensors'.
+# types.proto, `DataType`.
 _DTYPES: Final = {
-    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2": "F8_E5M2", "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8", "uint64": "U64",
-    "uint32": "U32", "uint16": "U16", "uint8": "U8", "bool": "BOOL", "complex64": "C64", "complex128": "C128",
+    1: "F32", 2: "F64", 3: "I32", 4: "U8", 5: "I16", 6: "I8", 8: "C64", 9: "I64", 10: "BOOL", 14: "BF16", 17: "U16",
+    18: "C128", 19: "F16", 22: "U32", 23: "U64", 24: "F8_E5M2", 25: "F8_E4M3",
 }  # fmt: skip
+_STRING: Final = 7
+_MOST_NAMED: Final = 5
+_MAX_FILES: Final = 99_999  # by their names
+
+# The beginning and length along each axis; a length of -1 is all of it.
+_Slice = tuple[tuple[int, int], ...]
+
+
+class _Entry(NamedTuple):
+    """A BundleEntryProto. `slices` are those of a partitioned variable, which has no bytes of its own."""
+
+    dtype: int
+    shape: tuple[int, ...]
+    file: int
+    offset: int
+    size: int
+    slices: tuple[_Slice, ...]
 
 
 def index_of(path: Path) -> Path | None:
@@ -38,100 +59,210 @@ def index_of(path: Path) -> Path | None:
     index = path if path.suffix == ".index" else path.with_name(f"{path.name}.index")
     if (index != path and path.exists()) or not index.is_file():
         return None
-    return index if _data_files(index) or _ends_as_a_table(index) else None
+    return index if _has_data(index) or _ends_as_a_table(index) else None
 
 
 def read_tensorflow(index: Path) -> TensorFile:
     """The tensors of a checkpoint by name, as `tf.train.list_variables` has them; texts are left out with a note.
 
-    Offsets are not known. Raises DependencyError without TensorFlow, FormatError for damage or missing files.
+    Raises FormatError for damage or missing files, UnsupportedError for big-endian checkpoints.
     """
-    files = _all_data_files(index)
-    reader = _open(index)
+    entries, n_files = _entries(index)
+    files = _data_files(index, n_files)
+    sizes = [file.stat().st_size for file in files]
+    tensors: list[TensorInfo] = []
+    values: dict[str, Values] = {}
+    others: list[str] = []
+    for key, entry in entries.items():
+        if key.startswith(b"\0"):
+            continue  # a slice
+        name = _name(index, key)
+        if entry.dtype not in _DTYPES:
+            others.append(f"{name!r} ({'texts' if entry.dtype == _STRING else f'type {entry.dtype}'})")
+        elif entry.slices:
+            partitioned = _partitioned(index, name, entry, entries, files, sizes)
+            n_bytes = n_bytes_of(index, name, _DTYPES[entry.dtype], entry.shape)
+            first = partitioned.parts[0]
+            tensors.append(TensorInfo(name, _DTYPES[entry.dtype], entry.shape, first.path, first.offset, n_bytes))
+            values[name] = partitioned
+        else:
+            tensors.append(_tensor(index, name, entry, files, sizes))
+    tensors.sort(key=lambda tensor: (tensor.path, tensor.offset))
+    listed = ", ".join(others[:_MOST_NAMED]) + (", ..." if len(others) > _MOST_NAMED else "")
+    notes = (f"entries that are no tensors of numbers are left out: {listed}",) if others else ()
+    return TensorFile("tensorflow", index, (index, *files), tuple(tensors), values, notes)
+
+
+def _entries(index: Path) -> tuple[dict[bytes, _Entry], int]:
+    """The entries by key, and the number of files that the values are in."""
+    found: dict[bytes, _Entry] = {}
+    header = {1: 0, 2: 0}
     try:
-        dtypes = {name: type.name for name, type in reader.get_variable_to_dtype_map().items()}
-        shapes = {name: tuple(map(int, shape)) for name, shape in reader.get_variable_to_shape_map().items()}
-    except Exception as error:  # TensorFlow's own, of many kinds
-        raise _damaged(index, error) from error
-    tensors, values, others = [], {}, []
-    for name in sorted(dtypes):
-        dtype = _DTYPES.get(dtypes[name])
-        if dtype is None or name not in shapes:
-            others.append(f"{name} ({dtypes[name]})")
-            continue
-        n_bytes = n_bytes_of(index, name, dtype, shapes[name])
-        tensors.append(TensorInfo(name, dtype, shapes[name], index, 0, n_bytes))
-        values[name] = _Variable(index, name, n_bytes)
-    notes = [f"entries that are no tensors of numbers are left out: {', '.join(others)}"] if others else []
-    found: dict[str, Values] = dict(values)
-    return TensorFile("tensorflow", index, (index, *files), by_name(index, tensors), found, tuple(notes))
+        for key, value in read_table(index):
+            if key:
+                found[key] = _entry(value)
+            else:
+                header |= {field.number: field.integer() for field in read_fields(value) if field.number in header}
+    except WireError as error:
+        raise FormatError(index, f"has a damaged entry: {error}") from error
+    if header[2] != 0:
+        raise UnsupportedError(f"{index}: is a big-endian checkpoint; save it anew on a little-endian machine")
+    return found, header[1]
+
+
+def _entry(message: memoryview) -> _Entry:
+    numbers = {1: 0, 3: 0, 4: 0, 5: 0}
+    shape: tuple[int, ...] = ()
+    slices: list[_Slice] = []
+    for field in read_fields(message):
+        if field.number in numbers:
+            numbers[field.number] = field.integer()
+        elif field.number == 2:
+            dims = (dim.message() for dim in read_fields(field.message()) if dim.number == 2)
+            shape = tuple(sum(size.integer() for size in read_fields(dim) if size.number == 1) for dim in dims)
+        elif field.number == 7:
+            extents = (extent.message() for extent in read_fields(field.message()) if extent.number == 1)
+            slices.append(tuple(map(_extent, extents)))
+    return _Entry(numbers[1], shape, numbers[3], numbers[4], numbers[5], tuple(slices))
+
+
+def _extent(message: memoryview) -> tuple[int, int]:
+    start, length = 0, -1
+    for field in read_fields(message):
+        if field.number == 1:
+            start = field.integer()
+        elif field.number == 2:
+            length = field.integer()
+    return start, length
+
+
+def _name(index: Path, key: bytes) -> str:
+    try:
+        return key.decode("utf-8")
+    except UnicodeDecodeError:
+        raise FormatError(index, f"a name is not valid UTF-8: {key[:40]!r}") from None
+
+
+def _tensor(index: Path, name: str, entry: _Entry, files: Sequence[Path], sizes: Sequence[int]) -> TensorInfo:
+    """Where the bytes of an entry lie, checked."""
+    dtype = _DTYPES[entry.dtype]
+    n_bytes = n_bytes_of(index, name, dtype, entry.shape)
+    if entry.size != n_bytes:
+        problem = f"{dtype} {list(entry.shape)} takes {n_bytes:,} bytes, but {entry.size:,} are stored"
+        raise FormatError(index, f"{problem}; the file is damaged", tensor=name)
+    if not 0 <= entry.file < len(files):
+        raise FormatError(index, f"is in file number {entry.file} of {len(files)}; the file is damaged", tensor=name)
+    if not 0 <= entry.offset <= sizes[entry.file] - n_bytes:
+        problem = f"its bytes {entry.offset:,} to {entry.offset + n_bytes:,} are not all there"
+        raise FormatError(files[entry.file], f"{problem}; the file is truncated or damaged", tensor=name)
+    return TensorInfo(name, dtype, entry.shape, files[entry.file], entry.offset, n_bytes)
+
+
+def _partitioned(
+    index: Path,
+    name: str,
+    whole: _Entry,
+    entries: Mapping[bytes, _Entry],
+    files: Sequence[Path],
+    sizes: Sequence[int],
+) -> _Partitioned:
+    """A variable in slices, each checked to be within it, and all together to be as large."""
+    parts, places, stored = [], [], 0
+    for extents in whole.slices:
+        entry = entries.get(slice_key(name, extents))
+        if entry is None:
+            raise FormatError(index, f"has no entry for its slice {list(extents)}; the file is damaged", tensor=name)
+        if len(extents) != len(whole.shape) or not extents:
+            raise FormatError(index, f"has a slice {list(extents)} of other dimensions", tensor=name)
+        place = []
+        for (start, length), size in zip(extents, whole.shape, strict=True):
+            stop = size if length == -1 else start + length
+            if not 0 <= start <= stop <= size:
+                raise FormatError(index, f"its slice {list(extents)} is not within {list(whole.shape)}", tensor=name)
+            place.append(slice(start, stop))
+        if entry.shape != tuple(axis.stop - axis.start for axis in place) or entry.dtype != whole.dtype:
+            raise FormatError(
+                index, f"its slice {list(extents)} is stored as another; the file is damaged", tensor=name
+            )
+        parts.append(_tensor(index, name, entry, files, sizes))
+        places.append(tuple(place))
+        stored += prod(entry.shape)
+    if stored != prod(whole.shape):
+        problem = f"has {prod(whole.shape):,} elements, but its slices have {stored:,}"
+        raise FormatError(index, f"{problem}; the file is damaged", tensor=name)
+    return _Partitioned(whole.shape, tuple(parts), tuple(places))
 
 
 @dataclass(frozen=True, slots=True)
-class _Variable:
-    """The values of one tensor."""
+class _Partitioned:
+    """The values of a variable of `shape`, whose slice `places[i]` is the tensor `parts[i]`."""
 
-    index: Path
-    name: str
-    n_bytes: int
+    shape: tuple[int, ...]
+    parts: tuple[TensorInfo, ...]
+    places: tuple[tuple[slice, ...], ...]
 
     def read(self, first: int, count: int) -> NDArray[np.uint8]:
-        """See `Values`. The whole tensor is read."""
-        reader = _open(self.index)
-        try:
-            found = np.ascontiguousarray(reader.get_tensor(self.name)).reshape(-1).view(np.uint8)
-        except Exception as error:
-            raise _damaged(self.index, error, self.name) from error
-        if found.nbytes != self.n_bytes:
-            raise FormatError(self.index, f"has {found.nbytes:,} bytes, not {self.n_bytes:,}", tensor=self.name)
-        return found[first : first + count]
+        """See `Values`."""
+        if not count:
+            return np.empty(0, np.uint8)
+        width = WIDTHS[self.parts[0].dtype]
+        row_bytes = prod(self.shape[1:]) * width
+        low, high = first // row_bytes, -(-(first + count) // row_bytes)
+        found = np.zeros((high - low, *self.shape[1:]), f"V{width}")
+        for part, place in zip(self.parts, self.places, strict=True):
+            begin, end = max(low, place[0].start), min(high, place[0].stop)
+            row = part.nbytes // max(1, part.shape[0])
+            if begin < end and row:
+                where = part.offset + (begin - place[0].start) * row
+                stored = read_range(part.path, part.name, where, (end - begin) * row).view(found.dtype)
+                found[begin - low : end - low, *place[1:]] = stored.reshape(end - begin, *part.shape[1:])
+        skipped = first - low * row_bytes
+        return found.reshape(-1).view(np.uint8)[skipped : skipped + count]
 
 
-def _open(index: Path) -> Any:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read at import: else it tells of the CPU on standard error
-    try:
-        import tensorflow as tf
-    except ImportError:
-        raise DependencyError("tensorflow", "tensorflow", f"{index}: a TensorFlow checkpoint") from None
-    try:
-        return tf.train.load_checkpoint(str(index.with_suffix("")))
-    except Exception as error:  # TensorFlow's own, of many kinds
-        raise _damaged(index, error) from error
+def slice_key(name: str, extents: _Slice) -> bytes:
+    """The key of a slice: 0, the name, the number of dimensions, and of each its beginning and length.
+
+    They are written so that the bytes have the order of the values (tensorflow/core/lib/strings/ordered_code.cc).
+    """
+    escaped = name.encode().replace(b"\0", b"\0\xff") + b"\0\1"
+    rank = len(extents).to_bytes((len(extents).bit_length() + 7) // 8, "big")
+    numbers = b"".join(_signed(number) for extent in extents for number in extent)
+    return b"\0" + escaped + bytes([len(rank)]) + rank + numbers
 
 
-def _damaged(index: Path, error: Exception, tensor: str | None = None) -> FormatError:
-    said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-    return FormatError(index, f"cannot be read as a TensorFlow checkpoint: {said}", tensor=tensor)
+def _signed(number: int) -> bytes:
+    """As many bytes as the first bits that are equal: n bytes hold numbers of 7 n - 1 bits."""
+    magnitude = number if number >= 0 else ~number
+    n_bytes = max(1, -(-(magnitude.bit_length() + 1) // 7))
+    plain = number.to_bytes(max(n_bytes, 10), "big", signed=True)[-n_bytes:]
+    header = ((1 << n_bytes) - 1) << (8 * n_bytes - n_bytes)
+    return (int.from_bytes(plain, "big") ^ header).to_bytes(n_bytes, "big")
 
 
-def _data_files(index: Path) -> dict[str, int]:
-    """The names of the files of values beside an index, each with the number of files that it is one of."""
-    prefix, found = index.name.removesuffix(".index"), {}
-    for path in index.parent.iterdir():
-        data = _DATA.fullmatch(path.name)
-        if data is not None and data["prefix"] == prefix:
-            found[path.name] = int(data["count"])
-    return found
+def _has_data(index: Path) -> bool:
+    """Whether a file of values lies beside an index."""
+    prefix = index.name.removesuffix(".index")
+    found = (_DATA.fullmatch(path.name) for path in index.parent.iterdir())
+    return any(data is not None and data["prefix"] == prefix for data in found)
 
 
-def _all_data_files(index: Path) -> list[Path]:
-    """The files of values in order. Raises FormatError if one is missing, UnsupportedError for those of several."""
-    found = _data_files(index)
-    counts = set(found.values())
-    if len(counts) > 1:
-        raise UnsupportedError(f"{index}: files of several checkpoints of that name lie beside it: leave those of one")
-    prefix, count = index.name.removesuffix(".index"), next(iter(counts), 1)
-    wanted = [f"{prefix}.data-{number:05d}-of-{count:05d}" for number in range(count)]
-    missing = [name for name in wanted if name not in found]
+def _data_files(index: Path, count: int) -> list[Path]:
+    """The files of values in order. Raises FormatError if one is missing."""
+    if not 0 < count <= _MAX_FILES:
+        raise FormatError(index, f"says that its values are in {count:,} files; the file is damaged")
+    prefix = index.name.removesuffix(".index")
+    files = [index.with_name(f"{prefix}.data-{number:05d}-of-{count:05d}") for number in range(count)]
+    missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise FormatError(index, f"its values are missing: {', '.join(missing[:3])}; put them into the same folder")
-    return [index.with_name(name) for name in wanted]
+    return files
 
 
 def _ends_as_a_table(index: Path) -> bool:
     try:
         with index.open("rb") as file:
-            file.seek(max(0, index.stat().st_size - len(_MAGIC)))
-            return file.read() == _MAGIC
+            file.seek(max(0, index.stat().st_size - len(MAGIC)))
+            return file.read() == MAGIC
     except OSError:
         return False
