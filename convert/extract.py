@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,10 @@ from llmkit.formats.older import TensorFile, Values
 from llmkit.formats.safetensors import DTYPE_BITS
 from llmkit.formats.safetensors_layout import plan_safetensors
 from llmkit.types import StoredType, TensorInfo, layout_of, stored_type
+
+# Sparse tensors may have any shape, and tensors may share their bytes: more than both of these is not meant.
+_FREE_BYTES: Final = 1 << 30
+_MOST_TIMES: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +58,10 @@ class _Encoded:
 def plan_extraction(file: TensorFile) -> ConversionPlan:
     """Plan one SafeTensors file of the tensors of `file`, by their names, in its order, of their own types.
 
-    A tensor of a type that SafeTensors lacks is left out, which a note says; sparse ones become dense. Raises
-    UnsupportedError if none is left, or for names that a SafeTensors file cannot have.
+    A tensor of a type that SafeTensors lacks is left out, which a note says; sparse ones become dense.
+
+    Raises UnsupportedError if none is left, for names that a SafeTensors file cannot have, and for tensors that take
+    more than 1,000 times the bytes of the files.
     """
     kept = [tensor for tensor in file.tensors if tensor.dtype in DTYPE_BITS]
     notes = list(file.notes)
@@ -66,6 +72,12 @@ def plan_extraction(file: TensorFile) -> ConversionPlan:
     ]
     if not kept:
         raise UnsupportedError(f"{file.path}: holds no tensor that a SafeTensors file can hold")
+    n_bytes, n_stored = sum(tensor.nbytes for tensor in kept), sum(path.stat().st_size for path in file.files)
+    if n_bytes > max(_FREE_BYTES, _MOST_TIMES * n_stored):
+        raise UnsupportedError(
+            f"{file.path}: its tensors would take {n_bytes:,} bytes, over {_MOST_TIMES:,} times as many as it has: "
+            "sparse ones of a shape that cannot be meant, or the same bytes over and over"
+        )
     if any(tensor.name == "__metadata__" for tensor in kept):
         raise UnsupportedError(f"{file.path}: has a tensor named '__metadata__', which SafeTensors files cannot have")
     places = Counter(

@@ -76,7 +76,7 @@ def convert(
     fallback: whether a tensor whose rows a type does not divide may get another one; if not, that is an error.
     split_size: bytes of tensor data, or as "2GB", from which on the next part of a split model begins.
     verify: whether to read back and compare what was written; by default where it is cheap (see
-        `llmkit.convert.verify.is_cheap`).
+        `llmkit.convert.verify.is_cheap`), and not what is copied out of an older file.
     threads: number of worker threads; by default one per CPU of this process.
     memory: bound on the buffers of all threads, in bytes or as "512MiB", "2GB".
     allow_nonfinite: convert NaN and infinite weights too instead of raising NonFiniteError.
@@ -260,7 +260,8 @@ def _extract(
 
     file = read_older(path, kind)
     target = output_path(output, Path(f"{path.stem}.safetensors"))
-    return carry_out(plan_extraction(file), target, file.files, replace(how, allow_nonfinite=True), started)
+    how = replace(how, allow_nonfinite=True, verify=bool(how.verify))  # copies have no error to tell of
+    return carry_out(plan_extraction(file), target, file.files, how, started)
 
 
 def quantize(

@@ -69,7 +69,8 @@ def convert(ctx: click.Context, /, model: str, target: str, as_json: bool, verbo
     MODEL is a checkpoint folder, a Hugging Face repository `org/name[@revision]`, or a word that one of the models on
     this machine is known by; a GGUF file, if TARGET is safetensors, and for ONNX if you like. If TARGET is safetensors,
     it may be a file of an older format, too, whose tensors are taken out as they are: PyTorch (.bin, .pt, .pth, .ckpt),
-    PaddlePaddle (.pdiparams, .pdparams), MXNet (.params), Caffe (.caffemodel), TensorFlow checkpoints (.index).
+    PaddlePaddle (.pdiparams, .pdparams), MXNet (.params), Caffe (.caffemodel), TensorFlow checkpoints (.index). These
+    are legacy formats: weights are exchanged as SafeTensors now, and models to be run as GGUF or ONNX.
 
     Memory is bounded, no intermediate file is written, and the output appears under its name only when it is complete.
     """

@@ -29,6 +29,7 @@ def test_the_default_name_and_the_result(here: Path, capsys: pytest.CaptureFixtu
     out, err = capsys.readouterr()
     assert out.startswith("program.safetensors is ")
     assert "writing program.safetensors" in err
+    assert "verif" not in out + err
     assert "note: tensor 'eager_tmp_11' is left out: SafeTensors has no type for C128" in err
     assert read_header(here / "program.safetensors").tensors["linear_0.w_0"].shape == (4, 3)
 
@@ -116,3 +117,4 @@ def test_the_help_says_that_these_are_older_formats(capsys: pytest.CaptureFixtur
         out = " ".join(capsys.readouterr().out.split())
         assert "older format" in out
         assert ".pdiparams" in out
+        assert {"convert": "These are legacy formats", "inspect": "New models come as SafeTensors"}[command] in out

@@ -24,8 +24,9 @@ from llmkit.inspection import inspect_path
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("is_tight", [False, True])
 def test_all_tensors_come_out_as_they_are(file: str, is_tight: bool, tmp_path: Path) -> None:
+    options = {"verify": True, "threads": 2}
     memory = {False: "1GiB", True: "24KiB" if file == "tf1.ckpt.index" else "3KiB"}[is_tight]
-    result = llmkit.convert(OLDER / file, "safetensors", output=tmp_path / "x.safetensors", memory=memory, threads=2)
+    result = llmkit.convert(OLDER / file, "safetensors", output=tmp_path / "x.safetensors", memory=memory, **options)
     wanted = expected(file)
     left_out = [name for name, (type, _, _) in wanted.items() if type == "C128"]
     assert extracted(result.path) == {name: tensor for name, tensor in wanted.items() if name not in left_out}

@@ -25,6 +25,7 @@ WIDTHS: Final = {
     "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1, "C64": 8, "C128": 16,
 }  # fmt: skip
 MAX_DIMENSIONS: Final = 64  # NumPy's limit
+MAX_NAME: Final = 512  # characters of a name that is put together, which many tensors may share the most of
 _WINDOW: Final = 1 << 16
 
 

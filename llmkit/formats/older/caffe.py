@@ -15,7 +15,17 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from llmkit.errors import FormatError, UnsupportedError
-from llmkit.formats.older.base import Cursor, Joined, Range, TensorFile, Values, by_name, n_bytes_of, open_cursor
+from llmkit.formats.older.base import (
+    MAX_NAME,
+    Cursor,
+    Joined,
+    Range,
+    TensorFile,
+    Values,
+    by_name,
+    n_bytes_of,
+    open_cursor,
+)
 from llmkit.formats.protobuf import BYTES, FIXED32, FIXED64, VARINT
 from llmkit.types import TensorInfo
 
@@ -27,7 +37,7 @@ _SHAPE: Final = 7
 _RAW_TYPE: Final = 10
 _RAW_TYPES: Final = {0: "F64", 1: "F32", 2: "F16"}
 _DATA: Final = {5: "F32", 8: "F64", 12: "raw"}
-_MAX_TEXT: Final = 1 << 16
+_MAX_SHAPE: Final = 1 << 10
 
 
 class _Layout(NamedTuple):
@@ -100,7 +110,7 @@ def _layer(cursor: Cursor, layer: _Field, layout: _Layout) -> tuple[str, list[_B
     name, blobs = "", []
     for field in _messages(cursor, layer):
         if field.number == layout.name:
-            if field.size > _MAX_TEXT:
+            if field.size > MAX_NAME:
                 raise FormatError(cursor.path, f"a layer's name of {field.size:,} bytes; the file is damaged")
             cursor.position = field.value
             try:
@@ -148,7 +158,7 @@ def _shape(cursor: Cursor, shape: _Field) -> tuple[int, ...]:
             continue
         if field.wire == VARINT:
             dims.append(field.value)
-        elif field.wire == BYTES and field.size <= _MAX_TEXT:
+        elif field.wire == BYTES and field.size <= _MAX_SHAPE:
             cursor.position, end = field.value, field.value + field.size
             while cursor.position < end:
                 dims.append(_varint(cursor, end))

@@ -40,9 +40,6 @@ _CSR: Final = 2
 _AUXILIARY: Final = {_DENSE: 0, _ROW_SPARSE: 1, _CSR: 2}  # arrays of indices
 _INDICES: Final = ("I64", "I32")
 _MAX_NAME_BYTES: Final = 1 << 16
-# A sparse array may name any shape: beyond both of these the dense one is more than anyone means to write.
-_MOST_DENSE_BYTES: Final = 1 << 30
-_MOST_TIMES: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +144,8 @@ def _sparse(
         raise FormatError(path, f"{problem}; the file is damaged", tensor=label)
     row = prod(shape[1:]) if storage == _ROW_SPARSE else 1
     n_bytes = n_bytes_of(path, label, dtype, shape)
-    begin = cursor.position
     offset = cursor.skip(n_stored * row * WIDTHS[dtype])
     places = [_Indices(path, label, kind, cursor.skip(size * WIDTHS[kind]), size) for kind, size in indices]
-    if n_bytes > max(_MOST_DENSE_BYTES, _MOST_TIMES * (cursor.position - begin)):
-        raise UnsupportedError(
-            f"{path}: array {label} is sparse and would take {n_bytes:,} bytes as a dense tensor, over 1,000 times as "
-            "many as now; make it dense with MXNet if that is meant: array.tostype('default')"
-        )
     width = WIDTHS[dtype]
     values = (
         _RowSparse(places[0], offset, row * width, shape[0])
@@ -217,12 +208,12 @@ class _RowSparse:
 
     def read(self, first: int, count: int) -> NDArray[np.uint8]:
         """See `Values`."""
-        if not count:
-            return np.empty(0, np.uint8)
+        if not count or not self.rows.size:  # no row tells how long one may be
+            return np.zeros(count, np.uint8)
         low, high = first // self.row_bytes, -(-(first + count) // self.row_bytes)
         found = np.zeros((high - low, self.row_bytes), np.uint8)
         rows = self.rows.read(0, self.rows.size)
-        if rows.size and (rows[0] < 0 or rows[-1] >= self.n_rows or (np.diff(rows) <= 0).any()):
+        if rows[0] < 0 or rows[-1] >= self.n_rows or (np.diff(rows) <= 0).any():
             raise self.rows.damaged()
         begin, end = np.searchsorted(rows, [low, high]).tolist()
         where = self.offset + begin * self.row_bytes
@@ -244,25 +235,25 @@ class _Csr:
 
     def read(self, first: int, count: int) -> NDArray[np.uint8]:
         """See `Values`."""
-        if not count:
-            return np.empty(0, np.uint8)
-        row_bytes = self.n_columns * self.width
-        low, high = first // row_bytes, -(-(first + count) // row_bytes)
-        found = np.zeros((high - low, self.n_columns), f"V{self.width}")
-        if self.columns.size and self.starts.size:
-            self._fill(found, low, high)
-        skipped = first - low * row_bytes
-        return found.reshape(-1).view(np.uint8)[skipped : skipped + count]
+        begin, end = first // self.width, -(-(first + count) // self.width)  # elements
+        found = np.zeros(end - begin, f"V{self.width}")
+        if count and self.columns.size and self.starts.size:
+            self._fill(found, begin, end)
+        skipped = first - begin * self.width
+        return found.view(np.uint8)[skipped : skipped + count]
 
-    def _fill(self, found: NDArray[np.void], low: int, high: int) -> None:
+    def _fill(self, found: NDArray[np.void], begin: int, end: int) -> None:
+        """Put the values of the elements `begin` to `end` to their places."""
+        low, high = begin // self.n_columns, -(-end // self.n_columns)
         starts = self.starts.read(low, high - low + 1)
         if starts[0] < 0 or starts[-1] > self.columns.size or (np.diff(starts) < 0).any():
             raise self.starts.damaged()
-        begin, end = int(starts[0]), int(starts[-1])
-        columns = self.columns.read(begin, end - begin)
+        first, last = int(starts[0]), int(starts[-1])
+        columns = self.columns.read(first, last - first)
         if columns.size and (columns.min() < 0 or columns.max() >= self.n_columns):
             raise self.columns.damaged()
-        where = self.offset + begin * self.width
-        stored = read_range(self.columns.path, self.columns.label, where, (end - begin) * self.width)
-        rows = np.repeat(np.arange(high - low), np.diff(starts))
-        found[rows, columns] = stored.view(found.dtype)
+        where = self.offset + first * self.width
+        stored = read_range(self.columns.path, self.columns.label, where, (last - first) * self.width)
+        places = np.repeat(np.arange(low, high), np.diff(starts)) * self.n_columns + columns - begin
+        inside = (places >= 0) & (places < end - begin)
+        found[places[inside]] = stored.view(found.dtype)[inside]

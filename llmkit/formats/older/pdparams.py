@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from llmkit.errors import FormatError, UnsupportedError
 from llmkit.formats.older.base import (
+    MAX_NAME,
     Joined,
     Range,
     TensorFile,
@@ -39,6 +40,7 @@ _DTYPES: Final = {
 _NAMES: Final = "StructuredToParameterName@@"
 _SLICES: Final = "UnpackBigParamInfor@@"  # spelt so
 _MAX_DEPTH: Final = 16
+_SHOWN: Final = 80  # characters of a name in messages
 _MAX_WORD: Final = 1 << 16
 _PIECE: Final = 1 << 20
 
@@ -71,7 +73,7 @@ def read_pdparams(path: Path) -> TensorFile:
         if isinstance(array.data, Stored | Latin1) and array.dtype.code in _DTYPES:
             found[name] = _tensor(path, name, array)
         else:
-            others.append(name)
+            others.append(name[:_SHOWN])
     _join_slices(path, content, found)
     if not found:
         raise FormatError(path, "holds no tensors")
@@ -85,7 +87,7 @@ def _notes(tensors: Sequence[TensorInfo], others: Sequence[str]) -> Iterator[str
     if bfloat16:
         yield f"stored as uint16, which is how PaddlePaddle stores bfloat16, and taken as BF16: {bfloat16:,} tensors"
     if others:
-        listed = ", ".join(repr(name[:80]) for name in others[:5]) + (", ..." if len(others) > 5 else "")
+        listed = ", ".join(repr(name) for name in others[:5]) + (", ..." if len(others) > 5 else "")
         yield f"entries that are no tensors of numbers are left out: {listed}"
 
 
@@ -98,6 +100,8 @@ def _arrays(
     if isinstance(value, Array):
         yield name or "tensor", value
     elif isinstance(value, dict | list | tuple):
+        if len(name) > MAX_NAME:
+            raise UnsupportedError(f"{path}: entry {name[:80]!r}... has a name of more than {MAX_NAME} characters")
         if depth > _MAX_DEPTH:
             raise UnsupportedError(f"{path}: entry {name[:80]!r} is nested more than {_MAX_DEPTH} deep")
         if id(value) in seen and value:
@@ -108,7 +112,7 @@ def _arrays(
                 continue
             yield from _arrays(path, item, f"{name}.{key}" if name else str(key), seen, others, depth + 1)
     else:
-        others.append(name)
+        others.append(name[:_SHOWN])
 
 
 def _tensor(path: Path, name: str, array: Array) -> _Tensor:

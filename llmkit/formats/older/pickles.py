@@ -3,7 +3,7 @@
 Format: Python's Lib/pickletools.py, protocols 0 to 4 as far as dictionaries of arrays need them. A pickle is a program
 for a machine with a stack. The one here knows the handful of functions that arrays are made with, by name, and builds
 records of what they are given; any other name ends the reading. Bytes and texts stay in the file: what is built says
-where they are.
+where they are. No step copies what others have built, so that memory and time are in proportion to the steps.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from llmkit.errors import FormatError, UnsupportedError
-from llmkit.formats.older.base import Cursor
+from llmkit.formats.older.base import MAX_DIMENSIONS, Cursor
 
 _MAX_STEPS: Final = 2_000_000  # some 50 a tensor are usual; bounds what is built in memory
 _MAX_NAME: Final = 1 << 16
@@ -209,18 +209,14 @@ class _Machine:
         match function.name, arguments:
             case "dtype", (code, *_):
                 self.stack.append(DType(self.text(code)))
-            case "encode", (Stored() as text, *coding) if not coding or self.text(coding[0]) in ("latin1", "latin-1"):
+            case "encode", (Stored() as text, coding) if self.text(coding) in ("latin1", "latin-1"):
                 self.stack.append(Latin1(text))
-            case "tuple", (tuple() | list() as values,):
-                self.stack.append(tuple(values))
+            case "tuple", (tuple() as values,):
+                self.stack.append(values)
             case "bytes", ():
                 self.store(0, is_utf8=False)
-            case "tuple", ():
-                self.stack.append(())
             case "OrderedDict", ():
                 self.stack.append({})
-            case "OrderedDict", (list() as pairs,) if all(isinstance(p, list | tuple) and len(p) == 2 for p in pairs):
-                self.stack.append({self.key(key): value for key, value in pairs})
             case "_reconstruct", (Global("ndarray"), *_):
                 self.stack.append(Array())
             case "scalar", (DType() as dtype, data):
@@ -233,9 +229,9 @@ class _Machine:
         match self.top(object), state:
             case DType() as dtype, (_, Stored() as order, None, None, None, *_):
                 dtype.order = self.text(order)
-            case Array() as array, (_, tuple() as shape, DType() as dtype, bool() | int() as is_fortran, data) if all(
-                type(size) is int for size in shape
-            ):
+            case Array() as array, (_, tuple() as shape, DType() as dtype, bool() | int() as is_fortran, data) if len(
+                shape
+            ) <= MAX_DIMENSIONS and all(type(size) is int for size in shape):
                 array.shape, array.dtype, array.is_fortran, array.data = shape, dtype, bool(is_fortran), data
             case DType(), _:
                 raise UnsupportedError(f"{self.cursor.path}: holds an array of records, which llmkit does not read")

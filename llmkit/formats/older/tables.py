@@ -18,7 +18,7 @@ from llmkit.formats.files import open_regular, read_exactly
 MAGIC: Final = 0xDB4775248B80FB57.to_bytes(8, "little")
 _FOOTER: Final = 48
 _TRAILER: Final = 5
-_MAX_BYTES: Final = 256 << 20  # tensors take 100 to 200 bytes each
+_MAX_BYTES: Final = 64 << 20  # tensors take 100 to 200 bytes each
 # Keys may be longer than what is stored of them; so many times the file is more than real names make of it.
 _MOST_TIMES: Final = 64
 
