@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from llmkit.convert.packed.views import most_read
 from llmkit.convert.plan import Computed, ConversionPlan, PlannedTensor, Stored
 from llmkit.errors import LlmkitError
-from llmkit.types import BLOCK_LAYOUTS, TensorInfo
+from llmkit.types import TensorInfo, layout_of
 
 # Chunks of this many weights keep a thread's buffers (float32, source and output) in its share of the CPU caches,
 # and make what Python adds per chunk negligible.
@@ -128,7 +128,7 @@ def _worth_reading(tensor: PlannedTensor, part: Stored | Computed) -> int:
     if not isinstance(part.tensor, TensorInfo):
         return part.tensor.rows_together
     rows = tensor.rows_of(part)
-    return PIECE_BYTES // (BLOCK_LAYOUTS[part.type].block_bytes * rows.spread) if rows.is_transposed else 1
+    return PIECE_BYTES // (layout_of(part.type).block_bytes * rows.spread) if rows.is_transposed else 1
 
 
 def _row_bytes(tensor: PlannedTensor) -> int:

@@ -16,7 +16,7 @@ from llmkit.convert.plan import ConversionPlan, PlannedTensor
 from llmkit.convert.sources import open_inputs, read_rows, read_values
 from llmkit.errors import EvaluationError
 from llmkit.protocols import Progress
-from llmkit.types import TensorType
+from llmkit.types import StoredType
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class WeightError:
     """
 
     name: str
-    type: TensorType
+    type: StoredType
     n_weights: int
     relative: float
     cosine: float

@@ -37,7 +37,9 @@ class MatchedTensor:
     @property
     def stored_type(self) -> TensorType:
         """How the checkpoint stores the values; parts that are stored differently count as what the first one is."""
-        return self.parts[0].type
+        type = self.parts[0].type
+        assert isinstance(type, TensorType), f"{self.name} is matched to {type.name}"
+        return type
 
     @property
     def name(self) -> str:

@@ -20,7 +20,7 @@ from llmkit.convert.packed.base import PackedTensor
 from llmkit.convert.transforms import Axis, Map, Matrix, View
 from llmkit.quantize.feedback import Feedback
 from llmkit.quantize.schemes import WeightType, array_widths
-from llmkit.types import BLOCK_LAYOUTS, TensorInfo, TensorType
+from llmkit.types import CopiedType, StoredType, TensorInfo, TensorType, layout_of, stored_type
 
 if TYPE_CHECKING:
     from llmkit.convert.frameworks.target import Assembly
@@ -56,9 +56,9 @@ class Stored:
         return Stored(tensor, View.of(tensor.shape))
 
     @property
-    def type(self) -> TensorType:
+    def type(self) -> StoredType:
         """SafeTensors and GGUF call their types by the same names."""
-        return TensorType[self.tensor.dtype] if isinstance(self.tensor, TensorInfo) else self.tensor.type
+        return stored_type(self.tensor.dtype) if isinstance(self.tensor, TensorInfo) else self.tensor.type
 
     @property
     def files(self) -> tuple[TensorInfo, ...]:
@@ -115,7 +115,7 @@ class PlannedTensor:
         return prod(self.shape)
 
     @property
-    def source_type(self) -> TensorType:
+    def source_type(self) -> StoredType:
         """How the source stores the values; parts that are stored differently count as what the first one is."""
         return self.parts[0].type
 
@@ -246,8 +246,8 @@ class ConversionPlan:
                 groups.setdefault((tensor.wanted, tensor.type, tensor.reason), []).append(tensor)
 
         def n_bits(type: WeightType, members: list[PlannedTensor]) -> float:
-            if isinstance(type, TensorType):
-                return sum(t.n_elements for t in members) * BLOCK_LAYOUTS[type].bits_per_weight
+            if isinstance(type, TensorType | CopiedType):
+                return sum(t.n_elements for t in members) * layout_of(type).bits_per_weight
             return 8.0 * sum(t.matrix[0] * sum(array_widths(type, t.matrix[1])) for t in members)
 
         return tuple(

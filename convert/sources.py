@@ -22,7 +22,7 @@ from llmkit.convert.plan import Computed, PlannedTensor, Stored
 from llmkit.convert.transforms import Map, Matrix
 from llmkit.errors import FormatError, NonFiniteError
 from llmkit.quantize.schemes import WeightType, scheme
-from llmkit.types import BLOCK_LAYOUTS, TensorInfo, TensorType, tensor_bytes
+from llmkit.types import TensorInfo, TensorType, layout_of, stored_type, tensor_bytes
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def _read_runs(
 ) -> NDArray[np.uint8]:
     """Rows whose elements lie together, wherever the rows lie."""
     columns, n_rows = rows.columns.size, len(starts)
-    layout = BLOCK_LAYOUTS[TensorType[source.dtype]]
+    layout = layout_of(stored_type(source.dtype))
     row_bytes = columns // layout.block_size * layout.block_bytes
     raw = buffers.get("raw", n_rows * row_bytes)
     lowest = int(starts.min())
@@ -89,7 +89,7 @@ def _read_transposed(
     After every band of such rows, which stays in the caches, what was read is turned.
     """
     columns, n_rows = rows.columns.size, len(starts)
-    item = BLOCK_LAYOUTS[TensorType[source.dtype]].block_bytes
+    item = layout_of(stored_type(source.dtype)).block_bytes
     word = np.dtype(f"u{item}")
     span = (n_rows - 1) * rows.spread + 1
     raw = buffers.get("raw", min(BAND, columns) * span * item).reshape(-1, span * item)

@@ -23,6 +23,7 @@ from llmkit.convert.sources import decode_rows, read_rows, read_values
 from llmkit.errors import VerificationError
 from llmkit.formats.output import OutputFile
 from llmkit.protocols import Progress
+from llmkit.quantize.blockwise import BlockwiseFormat
 from llmkit.quantize.schemes import WeightType, array_widths
 from llmkit.types import TensorType
 
@@ -194,7 +195,9 @@ def _relative(sums: _Sums) -> float:
 
 def expected_error(type: WeightType) -> float:
     """The relative error of normally distributed weights in this type."""
-    return EXPECTED_ERROR[type] if isinstance(type, TensorType) else _BLOCKWISE_ERROR[type.bits]
+    if isinstance(type, BlockwiseFormat):
+        return _BLOCKWISE_ERROR[type.bits]
+    return EXPECTED_ERROR[type] if isinstance(type, TensorType) else 0.0
 
 
 def _limit(tensor: PlannedTensor) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from llmkit.convert.frameworks.base import FrameworkTarget
     from llmkit.convert.network.source import DecoderSource
     from llmkit.convert.onnx.recipes import OnnxOptions, OnnxRecipe
+    from llmkit.formats.older import OlderKind
     from llmkit.models import ResolvedModel
     from llmkit.quantize.imatrix import ImportanceMatrix
 
@@ -61,14 +63,16 @@ def convert(
     """Convert a checkpoint to a GGUF file or an ONNX folder, quantised on the way, or a GGUF file to a checkpoint.
 
     model: a folder, `org/name[@revision]` or a word, as on the command line, or what `llmkit.models.resolve` returned;
-        a GGUF file for the way back.
+        a GGUF file for the way back; a file of an older format (see `llmkit.formats.older`), whose tensors are put into
+        one SafeTensors file.
     to: `gguf-<type>`, such as gguf-q4_k_m; `llmkit.quantize.recipes.RECIPES` lists the types. Or `safetensors`, with
         `-f32`, `-f16` or `-bf16` if not the type that suits the file (GPT-OSS's MXFP4 stays that): a folder that
         transformers loads. Or `gguf-lora`, of the folder of a LoRA adapter. Or `onnx-fp32`, `onnx-fp16`,
         `onnx-int8` or `onnx-int4`: a folder for ONNX Runtime GenAI. Or another deployment format, such as `torch`
         (`llmkit.convert.frameworks.registry.FRAMEWORKS` lists them): a folder with the model and its tokenizer.
     output: the file to write, or a folder for it; by default `<model name>-<TYPE>.gguf` in the current folder. Of a
-        checkpoint the folder, by default `<model name>`.
+        checkpoint the folder, by default `<model name>`; of an older file's tensors the file, by default
+        `<its name>.safetensors`.
     imatrix: an importance matrix, in either of llama.cpp's forms.
     pure: give every tensor that is quantised the main type, not a mixture.
     tensor_types: `REGEX=TYPE`, for tensors whose names the expression is found in; the first that fits counts.
@@ -76,7 +80,7 @@ def convert(
     fallback: whether a tensor whose rows a type does not divide may get another one; if not, that is an error.
     split_size: bytes of tensor data, or as "2GB", from which on the next part of a split model begins.
     verify: whether to read back and compare what was written; by default where it is cheap (see
-        `llmkit.convert.verify.is_cheap`).
+        `llmkit.convert.verify.is_cheap`), and not what is copied out of an older file.
     threads: number of worker threads; by default one per CPU of this process.
     memory: bound on the buffers of all threads, in bytes or as "512MiB", "2GB".
     allow_nonfinite: convert NaN and infinite weights too instead of raising NonFiniteError.
@@ -95,6 +99,8 @@ def convert(
     from llmkit.convert.gguf_target import default_output, plan_gguf
     from llmkit.convert.lora.adapter import parse_lora, read_adapter
     from llmkit.convert.onnx.recipes import OnnxOptions, OnnxRecipe, parse_onnx_type
+    from llmkit.formats.files import user_path
+    from llmkit.formats.older import find_older
     from llmkit.models import ResolvedModel, resolve
     from llmkit.quantize.recipes import TypeOptions
     from llmkit.runtimes.tokenizing import LlamaCppJudge
@@ -138,6 +144,13 @@ def convert(
         if isinstance(target, AdapterTarget):
             folder = model.path if isinstance(model, ResolvedModel) else model
             return _convert_adapter(os.fspath(folder), base, output, how, started)
+        older = None if isinstance(model, ResolvedModel) else find_older(user_path(os.fspath(model)))
+        if older is not None:
+            if target.type is not None or split_size is not None:
+                raise UnsupportedError(
+                    f"{older[0]}: its tensors keep their types, in one file: give --to safetensors only"
+                )
+            return _extract(*older, output, how, started)
         return _restore(model, target, output, split_size, how, started)
     if base is not None:
         raise UnsupportedError("base belongs to gguf-lora; adapters are merged with lora")
@@ -280,6 +293,19 @@ def _restore(
     plan = plan_checkpoint(source, target.type, shard_size=shard)
     folder = Path(base_name(source.path) if output is None else os.fspath(output))
     return carry_out(plan, folder, source.files, how, started)
+
+
+def _extract(
+    path: Path, kind: OlderKind, output: str | os.PathLike[str] | None, how: Execution, started: float
+) -> ConversionResult:
+    """The tensors of a file of an older format to one SafeTensors file, whatever their values are."""
+    from llmkit.convert.extract import plan_extraction
+    from llmkit.formats.older import read_older
+
+    file = read_older(path, kind)
+    target = output_path(output, Path(f"{path.stem}.safetensors"))
+    how = replace(how, allow_nonfinite=True, verify=bool(how.verify))  # copies have no error to tell of
+    return carry_out(plan_extraction(file), target, file.files, how, started)
 
 
 def quantize(

@@ -117,9 +117,18 @@ def _from_file(path: Path, want: Wanted | None) -> ResolvedModel:
         kind = "SafeTensors" if suffix == ".safetensors" else "PyTorch"
         raise ModelNotFoundError(
             f"{path} is one {kind} file; a model also needs its config.json and tokenizer. Give the folder: "
-            f"{path.parent}"
+            f"{path.parent}.{_taken_out(path)}"
         )
-    raise ModelNotFoundError(f"{path} is no model: expected a checkpoint folder or a .gguf file.")
+    raise ModelNotFoundError(f"{path} is no model: expected a checkpoint folder or a .gguf file.{_taken_out(path)}")
+
+
+def _taken_out(path: Path) -> str:
+    """What can be done with the tensors of a file of an older format, as a sentence; else empty."""
+    from llmkit.formats.older import find_older
+
+    if find_older(path) is None:
+        return ""
+    return f" Its tensors can be taken out: llmkit convert {path} --to safetensors"
 
 
 def _from_folder(path: Path, want: Wanted | None) -> ResolvedModel:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum, IntEnum
 from math import prod
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 
 class TensorType(IntEnum):
@@ -47,6 +47,26 @@ class TensorType(IntEnum):
     NVFP4 = 40
     Q1_0 = 41
     Q2_0 = 42
+
+
+class CopiedType(Enum):
+    """Types of SafeTensors files that GGUF lacks: tensors of these are copied, never computed with."""
+
+    BOOL = "BOOL"
+    U8 = "U8"
+    U16 = "U16"
+    U32 = "U32"
+    U64 = "U64"
+    F8_E4M3 = "F8_E4M3"
+    F8_E5M2 = "F8_E5M2"
+    F8_E8M0 = "F8_E8M0"
+    F8_E4M3FNUZ = "F8_E4M3FNUZ"
+    F8_E5M2FNUZ = "F8_E5M2FNUZ"
+    C64 = "C64"
+
+
+# How files may store tensors.
+StoredType: TypeAlias = TensorType | CopiedType
 
 
 class BlockLayout(NamedTuple):
@@ -100,9 +120,24 @@ BLOCK_LAYOUTS: Final[dict[TensorType, BlockLayout]] = {
 }
 
 
-def tensor_bytes(type: TensorType, shape: tuple[int, ...]) -> int:
+_COPIED_BYTES: Final = {
+    CopiedType.U16: 2, CopiedType.U32: 4, CopiedType.U64: 8, CopiedType.C64: 8,
+}  # fmt: skip
+
+
+def layout_of(type: StoredType) -> BlockLayout:
+    """How `type` stores a row."""
+    return BLOCK_LAYOUTS[type] if isinstance(type, TensorType) else BlockLayout(1, _COPIED_BYTES.get(type, 1))
+
+
+def stored_type(dtype: str) -> StoredType:
+    """The type that SafeTensors or GGUF files call `dtype`; the two have the same names. Raises KeyError."""
+    return CopiedType[dtype] if dtype in CopiedType.__members__ else TensorType[dtype]
+
+
+def tensor_bytes(type: StoredType, shape: tuple[int, ...]) -> int:
     """Bytes that a tensor of `shape` (slowest dimension first) takes; the last dimension must be whole blocks."""
-    layout = BLOCK_LAYOUTS[type]
+    layout = layout_of(type)
     row = shape[-1] if shape else 1
     if row % layout.block_size:
         raise ValueError(f"{type.name} stores blocks of {layout.block_size} weights; a row of {row} does not divide")

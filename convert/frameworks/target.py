@@ -19,7 +19,7 @@ from llmkit.errors import UnsupportedError
 from llmkit.formats.safetensors_layout import plan_safetensors
 from llmkit.quantize.blockwise import BLOCK_SIZES, BlockwiseFormat
 from llmkit.quantize.schemes import WeightType
-from llmkit.types import TensorType, tensor_bytes
+from llmkit.types import CopiedType, StoredType, TensorType, tensor_bytes
 
 WEIGHTS: Final = "weights.safetensors"
 DEFAULT_CONTEXT: Final = 2048
@@ -106,18 +106,18 @@ def _weight_file(tensors: Sequence[PlannedTensor]) -> PlannedFile:
     return PlannedFile(layout.header, tuple(placed), layout.total_bytes, WEIGHTS)
 
 
-def _arrays(tensor: PlannedTensor) -> list[tuple[str, TensorType, tuple[int, ...]]]:
+def _arrays(tensor: PlannedTensor) -> list[tuple[str, StoredType, tuple[int, ...]]]:
     form = tensor.type
     if not isinstance(form, BlockwiseFormat):
         return [(tensor.name, tensor.ggml_type, tensor.shape)]
     rows, columns = tensor.matrix
     floats = TensorType.F16 if form.half_scales else TensorType.F32
     found = [
-        (f"{tensor.name}.codes", TensorType.I8, form.codes_shape(rows, columns)),
+        (f"{tensor.name}.codes", CopiedType.U8, form.codes_shape(rows, columns)),
         (f"{tensor.name}.scales", floats, form.scales_shape(rows, columns)),
     ]
     if not form.symmetric:
-        found.append((f"{tensor.name}.zero_points", TensorType.I8, form.zero_points_shape(rows, columns)))
+        found.append((f"{tensor.name}.zero_points", CopiedType.U8, form.zero_points_shape(rows, columns)))
     return found
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from llmkit.convert.archs.config import ConfigReader
 from llmkit.convert.packed.reader import Reader
 from llmkit.errors import FormatError, UnsupportedError
-from llmkit.types import TensorInfo, TensorType
+from llmkit.types import StoredType, TensorInfo, TensorType
 
 
 class PackedTensor(Protocol):
@@ -30,7 +30,7 @@ class PackedTensor(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
     @property
-    def type(self) -> TensorType: ...
+    def type(self) -> StoredType: ...
 
     @property
     def stored(self) -> tuple[TensorInfo, ...]: ...

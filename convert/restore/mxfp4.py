@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from llmkit.convert.archs import HParams, Source, TensorRule
 from llmkit.convert.packed.reader import Reader
 from llmkit.convert.transforms import View
-from llmkit.types import BLOCK_LAYOUTS, TensorInfo, TensorType
+from llmkit.types import BLOCK_LAYOUTS, CopiedType, TensorInfo, TensorType
 
 # What config.json says of such a checkpoint; the modules are those of GPT-OSS, the only family that has it.
 SETTINGS: Final[dict[str, Any]] = {
@@ -61,8 +61,8 @@ class _Rows:
         return self.tensors[0].name
 
     @property
-    def type(self) -> TensorType:
-        return TensorType.I8
+    def type(self) -> CopiedType:
+        return CopiedType.U8
 
     @property
     def stored(self) -> tuple[TensorInfo, ...]:

@@ -25,7 +25,7 @@ from llmkit.convert.restore.transposed import TransposedTensor
 from llmkit.convert.transforms import Axis, Map, View
 from llmkit.errors import UnsupportedError
 from llmkit.quantize.schemes import SCHEMES
-from llmkit.types import TensorInfo, TensorType
+from llmkit.types import StoredType, TensorInfo, TensorType
 
 _INVERSES = {
     None: None,
@@ -45,9 +45,9 @@ class Restored:
     shape: tuple[int, ...]
     parts: tuple[Stored | Computed, ...]
     map: Map | None
-    type: TensorType | None = None
+    type: StoredType | None = None
 
-    def stored_as(self, usual: TensorType) -> TensorType:
+    def stored_as(self, usual: TensorType) -> StoredType:
         """The type of the tensor in a checkpoint of which most tensors have the `usual` one."""
         return usual if self.type is None else self.type
 

@@ -1,4 +1,4 @@
-"""`llmkit convert`: a checkpoint becomes a GGUF file, or a GGUF file a checkpoint."""
+"""`llmkit convert`: a checkpoint becomes a GGUF file, a GGUF file a checkpoint, an older file one of SafeTensors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 from llmkit.api import convert as run_conversion
 from llmkit.arguments import AdapterTarget, CheckpointTarget, Target, parse_target
 from llmkit.commands._conversion import TYPES, checked, conversion_options, print_result
+from llmkit.formats.files import user_path
 from llmkit.models import ResolvedModel, Wanted, resolve
 from llmkit.progress import for_stderr, say
 from llmkit.protocols import Progress
@@ -24,7 +25,8 @@ from llmkit.protocols import Progress
     callback=checked(parse_target),
     help=f"gguf-<type>: {TYPES}; gguf-q4, -q5, -q8 mean q4_k_m, q5_k_m, q8_0. "
     "onnx-fp32, -fp16, -int8, -int4: a folder for ONNX Runtime GenAI. safetensors[-f32|-f16|-bf16]: a checkpoint "
-    "folder, from a GGUF file. gguf-lora: from a LoRA adapter's folder. "
+    "folder, from a GGUF file; safetensors: one file, from one of an older format. gguf-lora: from a LoRA adapter's "
+    "folder. "
     "Other formats, each a folder: torch, torchscript, openvino-fp16, -fp32, -int8, -int4, stablehlo, onnx-standard.",
 )
 @conversion_options
@@ -72,8 +74,12 @@ def convert(ctx: click.Context, /, model: str, target: str, as_json: bool, verbo
     """Convert MODEL, straight from its SafeTensors files, to a GGUF file or an ONNX folder, or a GGUF file back.
 
     MODEL is a checkpoint folder, a Hugging Face repository `org/name[@revision]`, or a word that one of the models on
-    this machine is known by; a GGUF file, if TARGET is safetensors, and for ONNX if you like. Memory is bounded, no
-    intermediate file is written, and the output appears under its name only when it is complete.
+    this machine is known by; a GGUF file, if TARGET is safetensors, and for ONNX if you like. If TARGET is safetensors,
+    it may be a file of an older format, too, whose tensors are taken out as they are: PyTorch (.bin, .pt, .pth, .ckpt),
+    PaddlePaddle (.pdiparams, .pdparams), MXNet (.params), Caffe (.caffemodel), TensorFlow checkpoints (.index). These
+    are legacy formats: weights are exchanged as SafeTensors now, and models to be run as GGUF or ONNX.
+
+    Memory is bounded, no intermediate file is written, and the output appears under its name only when it is complete.
     """
     quiet = ctx.obj["quiet"]
     progress = for_stderr(quiet)
@@ -93,9 +99,13 @@ def _kind_for(target: Target) -> Wanted:
 
 def _resolve(model: str, target: Target, quiet: bool, progress: Progress) -> str | ResolvedModel:
     """What MODEL names, of the kind that the target is made of."""
+    from llmkit.formats.older import find_older
+
     if isinstance(target, AdapterTarget):
         return model
     back = isinstance(target, CheckpointTarget)
+    if back and find_older(user_path(model)) is not None:
+        return model
     resolved = resolve(model, want=_kind_for(target), download=not back, progress=progress)
     if resolved.note and not quiet:
         say(f"note: {resolved.note}")

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -21,6 +22,10 @@ _KINDS = {
     "checkpoint": "Hugging Face checkpoint",
     "onnx": "folder for ONNX Runtime GenAI",
     "exported": "folder of a deployment format",
+    "paddle": "PaddlePaddle parameters (older format)",
+    "mxnet": "MXNet parameters (older format)",
+    "caffe": "Caffe model (older format)",
+    "tensorflow": "TensorFlow checkpoint (older format)",
 }
 _TEMPLATE_LINES = 5
 
@@ -34,12 +39,15 @@ def inspect(ctx: click.Context, model: str, tensors: bool, as_json: bool) -> Non
     """Show what a GGUF, SafeTensors or PyTorch file, a Hugging Face checkpoint or the folder of ONNX or
     another deployment format holds.
 
+    Files of older formats, too: PaddlePaddle (.pdiparams, .pdparams), MXNet (.params), Caffe (.caffemodel) and
+    TensorFlow checkpoints (.index). New models come as SafeTensors; convert --to safetensors takes the tensors out.
+
     Reads headers and configuration only, never weights. Instead of a path, a repository org/name of the Hugging Face
     cache will do, or a word that fits one model in this folder, its direct subfolders or that cache; nothing is
     downloaded.
     """
     path = user_path(model)
-    if not path.exists():
+    if not path.exists() and not _is_older(path):
         from llmkit.models import resolve
 
         found = resolve(model, download=False)
@@ -52,6 +60,13 @@ def inspect(ctx: click.Context, model: str, tensors: bool, as_json: bool) -> Non
         return
     for line in render(inspection, tensors=tensors, width=_width()):
         click.echo(line)
+
+
+def _is_older(path: Path) -> bool:
+    """Whether it is what the names of a TensorFlow checkpoint's files begin with."""
+    from llmkit.formats.older import find_older
+
+    return find_older(path) is not None
 
 
 def _width() -> int | None:

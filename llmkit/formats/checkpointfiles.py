@@ -55,7 +55,10 @@ _NO_PICKLED_WEIGHTS: Final = ("training_args", "optimizer", "scheduler", "rng_st
 _OTHER_LAYOUTS: Final = ("adapter", "consolidated")
 OTHER_WEIGHTS: Final[tuple[str, ...]] = ("*.onnx", "*.h5", "*.msgpack", "*.tflite", "*.npz", "*.nemo")
 # The endings that make a MODEL argument a path rather than a name.
-FILE_SUFFIXES: Final = (".gguf", ".safetensors", *PICKLE_SUFFIXES, ".onnx", ".json")
+FILE_SUFFIXES: Final = (
+    ".gguf", ".safetensors", *PICKLE_SUFFIXES, ".onnx", ".json",
+    ".pdiparams", ".pdparams", ".params", ".caffemodel", ".index",
+)  # fmt: skip
 
 _PART: Final = re.compile(
     r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})(?P<suffix>\.safetensors|(?i:\.gguf))"

@@ -31,6 +31,7 @@ _DTYPES: Final = {
     "float8_e4m3fnuz": ("F8_E4M3FNUZ", 1), "float8_e5m2fnuz": ("F8_E5M2FNUZ", 1),
     "int64": ("I64", 8), "int32": ("I32", 4), "int16": ("I16", 2), "int8": ("I8", 1), "uint8": ("U8", 1),
     "uint16": ("U16", 2), "uint32": ("U32", 4), "uint64": ("U64", 8), "bool": ("BOOL", 1),
+    "complex64": ("C64", 8), "complex128": ("C128", 16),  # the second is no name of SafeTensors
 }  # fmt: skip
 # Keys under which training scripts put the state dict beside other things.
 _NESTED: Final = ("state_dict", "model_state_dict", "model", "module")

@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from llmkit.formats.safetensors import MAX_HEADER_BYTES
-from llmkit.types import TensorType, tensor_bytes
+from llmkit.types import StoredType, tensor_bytes
 
 _ALIGNMENT = 8  # of the first tensor's bytes: the header is filled up with spaces, as the format allows
-
-_DTYPES = {TensorType.I8: "U8"}  # GGUF has no type of its own for bytes that are no numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +22,9 @@ class SafetensorsLayout:
 
 
 def plan_safetensors(
-    tensors: Sequence[tuple[str, TensorType, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
+    tensors: Sequence[tuple[str, StoredType, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
 ) -> SafetensorsLayout:
-    """Lay out tensors, (name, type, shape), in this order, without holes; I8 stands for plain bytes.
+    """Lay out tensors, (name, type, shape), in this order, without holes.
 
     metadata: of the file; by default what transformers writes.
 
@@ -38,7 +36,7 @@ def plan_safetensors(
     for name, type, shape in tensors:
         begins.append(end)
         end += tensor_bytes(type, shape)
-        entries[name] = {"dtype": _DTYPES.get(type, type.name), "shape": list(shape), "data_offsets": [begins[-1], end]}
+        entries[name] = {"dtype": type.name, "shape": list(shape), "data_offsets": [begins[-1], end]}
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     if len(text) > MAX_HEADER_BYTES:

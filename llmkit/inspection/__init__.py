@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llmkit.errors import FormatError, ModelNotFoundError, UnsupportedError
 from llmkit.formats.checkpointadvice import why_no_checkpoint
-from llmkit.formats.checkpointfiles import CONFIG, contents
+from llmkit.formats.checkpointfiles import CONFIG
 from llmkit.hubcache import folder_contents
 from llmkit.inspection.records import ChatTemplate, GGUFDetails, Hyperparameters, Inspection, Tokenizer, TypeUsage
 
@@ -25,24 +25,35 @@ __all__ = [
 
 
 def inspect_path(path: Path | str) -> Inspection:
-    """Inspect a GGUF, SafeTensors or PyTorch file, a folder of these, a Hugging Face checkpoint, or a folder of ONNX
-    or another deployment format.
+    """Inspect a GGUF or SafeTensors file, a folder of these, a Hugging Face checkpoint, or a folder of ONNX or another
+    deployment format.
 
-    A folder that holds exactly one GGUF model stands for it. Raises ModelNotFoundError when there is nothing at
-    `path`, or several models, UnsupportedError for other kinds of files, FormatError for damaged ones.
+    Of older formats too: files of PyTorch, PaddlePaddle, MXNet and Caffe, and TensorFlow checkpoints, by any of their
+    files or what all their names begin with. A folder that holds exactly one GGUF model stands for it.
+
+    Raises ModelNotFoundError when there is nothing at `path`, or several models, UnsupportedError for other kinds of
+    files, FormatError for damaged ones.
     """
     path = Path(path)
     if path.is_dir():
         return _inspect_folder(path)
-    if not path.exists():
+    if path.exists():
+        return _inspect_file(path)
+    from llmkit.formats.older import find_older
+    from llmkit.inspection.older import inspect_older
+
+    older = find_older(path)
+    if older is None:
         raise ModelNotFoundError(f"{path}: no such file or folder")
-    return _inspect_file(path)
+    return inspect_older(*older)
 
 
 def _inspect_file(path: Path) -> Inspection:
     from llmkit.formats.files import foreign_content, open_regular, read_exactly
-    from llmkit.inspection.checkpoint import inspect_pytorch, inspect_safetensors
+    from llmkit.formats.older import find_older
+    from llmkit.inspection.checkpoint import inspect_safetensors
     from llmkit.inspection.gguf import inspect_gguf
+    from llmkit.inspection.older import inspect_older
 
     file, size = open_regular(path)
     with file:
@@ -53,8 +64,9 @@ def _inspect_file(path: Path) -> Inspection:
     if suffix == ".safetensors" or head[8:10] == b'{"':
         return inspect_safetensors(path)
     foreign = foreign_content(head)
-    if contents([path.name]).pickles and (foreign is None or head.startswith(b"PK")):
-        return inspect_pytorch(path)
+    older = find_older(path)
+    if older is not None and (foreign is None or head.startswith(b"PK")):
+        return inspect_older(*older)
     if path.name == CONFIG or path.name.endswith(".index.json"):
         raise UnsupportedError(f"{path} is a part of a checkpoint without weights; give the folder: {path.parent}")
     raise UnsupportedError(f"{path}: {foreign or 'neither a GGUF nor a SafeTensors file'}")

@@ -25,18 +25,6 @@ def inspect_safetensors(path: Path) -> Inspection:
     )
 
 
-def inspect_pytorch(path: Path) -> Inspection:
-    """What one PyTorch checkpoint holds. Raises what `llmkit.formats.pytorch.read_tensors` raises."""
-    from llmkit.formats.pytorch import read_tensors
-
-    return Inspection(
-        kind="pytorch",
-        path=path,
-        files=((path, path.stat().st_size),),
-        tensors=tuple(read_tensors(path).values()),
-    )
-
-
 def inspect_safetensors_folder(folder: Path, names: list[str]) -> Inspection:
     """What the SafeTensors files `names` of a folder without config.json hold together."""
     tensors: list[TensorInfo] = []

@@ -9,7 +9,19 @@ from typing import Any, Literal
 
 from llmkit.types import TensorInfo
 
-Kind = Literal["gguf", "safetensors", "pytorch", "safetensors-folder", "checkpoint", "onnx", "exported"]
+Kind = Literal[
+    "gguf",
+    "safetensors",
+    "safetensors-folder",
+    "checkpoint",
+    "onnx",
+    "exported",
+    "pytorch",
+    "paddle",
+    "mxnet",
+    "caffe",
+    "tensorflow",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +138,9 @@ class Inspection:
     def to_dict(self, *, with_tensors: bool = False) -> dict[str, Any]:
         """Plain values for JSON. The keys are stable: later versions may add some and will not change these.
 
-        kind: gguf, safetensors, pytorch, safetensors-folder, checkpoint, onnx, or exported, for another deployment
-        format, which metadata names. path: as given. bytes: size on disk.
+        kind: gguf, safetensors, safetensors-folder, checkpoint, onnx, or exported, for another deployment format, which
+        metadata names; or of older formats pytorch, paddle, mxnet, caffe or tensorflow. path: as given. bytes: size on
+        disk.
         files: [{path, bytes}]. architecture: string or null, as the file has it: general.architecture or model_type.
         model_class: string or null, of checkpoints only. name: string or null. parameters, tensors: counts.
         bits_per_weight: number or null. types: [{type, tensors, parameters, bytes, bits_per_weight}].
@@ -138,7 +151,8 @@ class Inspection:
         chat_templates: [{name, text}]. gguf: null or {version, alignment, file_type, parts, missing_parts}.
         metadata: {key: value}, an array as {"array": type, "length": n}. notes: [string].
         With `with_tensors`, tensor_list: [{name, type, shape, bytes, file, offset}], offsets from the file's start,
-        null where they are not known.
+        null where they are not known. Of a tensor that an older format stores in another form, sparse or as text, bytes
+        are those of its values and offset is where that begins.
         """
         h = self.hyperparameters
         result: dict[str, Any] = {

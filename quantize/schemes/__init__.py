@@ -10,7 +10,7 @@ from llmkit.errors import UnsupportedError
 from llmkit.quantize.blockwise import BlockwiseFormat
 from llmkit.quantize.schemes.base import Importance, Packed, Rows, Scheme
 from llmkit.quantize.schemes.blockwise import BlockwiseScheme
-from llmkit.types import BLOCK_LAYOUTS, TensorType
+from llmkit.types import CopiedType, StoredType, TensorType, layout_of
 
 __all__ = [
     "SCHEMES",
@@ -24,8 +24,9 @@ __all__ = [
     "scheme",
 ]
 
-# How a tensor's weights are stored: ggml's types lie in one array, the forms of ONNX Runtime in two or three.
-WeightType: TypeAlias = TensorType | BlockwiseFormat
+# How a tensor's weights are stored: ggml's and SafeTensors' types lie in one array, the forms of ONNX Runtime in two or
+# three.
+WeightType: TypeAlias = StoredType | BlockwiseFormat
 
 # Each module defines SCHEME. The lazy import keeps numba out of commands that encode nothing.
 SCHEMES: Final[dict[TensorType, str]] = {
@@ -63,7 +64,7 @@ SCHEMES: Final[dict[TensorType, str]] = {
 
 
 @overload
-def scheme(type: TensorType) -> Scheme: ...
+def scheme(type: StoredType) -> Scheme: ...
 
 
 @overload
@@ -72,20 +73,20 @@ def scheme(type: BlockwiseFormat) -> BlockwiseScheme: ...
 
 def scheme(type: WeightType) -> Scheme | BlockwiseScheme:
     """The scheme of `type`. Raises UnsupportedError for one that is not in the table."""
-    return _of_tensor_type(type) if isinstance(type, TensorType) else BlockwiseScheme(type)
+    return _of_stored_type(type) if isinstance(type, TensorType | CopiedType) else BlockwiseScheme(type)
 
 
 def array_widths(type: WeightType, columns: int) -> tuple[int, ...]:
     """Bytes of a row of `columns` weights in each of the arrays that a tensor of `type` consists of."""
-    if isinstance(type, TensorType):
-        layout = BLOCK_LAYOUTS[type]
+    if isinstance(type, TensorType | CopiedType):
+        layout = layout_of(type)
         return (columns // layout.block_size * layout.block_bytes,)
     return type.widths(columns)
 
 
 @cache
-def _of_tensor_type(type: TensorType) -> Scheme:
-    if type not in SCHEMES:
+def _of_stored_type(type: StoredType) -> Scheme:
+    if isinstance(type, CopiedType) or type not in SCHEMES:
         known = ", ".join(t.name for t in SCHEMES)
         raise UnsupportedError(f"tensor type {type.name} is not implemented; known: {known}")
     found: Scheme = import_module(f"{__name__}.{SCHEMES[type]}").SCHEME

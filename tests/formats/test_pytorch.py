@@ -26,7 +26,7 @@ from llmkit.types import TensorInfo
 from tests.tinymodels import TinyLlama
 
 DTYPES = ["float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool",
-          "float8_e4m3fn", "float8_e5m2"]  # fmt: skip
+          "float8_e4m3fn", "float8_e5m2", "complex64", "complex128"]  # fmt: skip
 
 
 def values(info: TensorInfo) -> list[int]:
@@ -176,8 +176,6 @@ BROKEN: dict[str, tuple[Callable[[Path], object], type[LlmkitError], str]] = {
     "no state dict": (lambda path: torch.save([torch.ones(2)], path), UnsupportedError, "holds a list"),
     "entries that are no tensors": (
         lambda path: torch.save({"a": torch.ones(2), "b": [1, 2]}, path), UnsupportedError, "entry 'b' is a list"),
-    "complex numbers": (
-        lambda path: torch.save({"a": torch.ones(2, dtype=torch.complex64)}, path), UnsupportedError, "complex64"),
     "sparse tensors": (
         lambda path: torch.save({"a": torch.eye(3).to_sparse()}, path), UnsupportedError, "sparse"),
 }  # fmt: skip
