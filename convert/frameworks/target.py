@@ -112,7 +112,7 @@ def _arrays(tensor: PlannedTensor) -> list[tuple[str, StoredType, tuple[int, ...
         return [(tensor.name, tensor.ggml_type, tensor.shape)]
     rows, columns = tensor.matrix
     floats = TensorType.F16 if form.half_scales else TensorType.F32
-    found = [
+    found: list[tuple[str, StoredType, tuple[int, ...]]] = [
         (f"{tensor.name}.codes", CopiedType.U8, form.codes_shape(rows, columns)),
         (f"{tensor.name}.scales", floats, form.scales_shape(rows, columns)),
     ]
