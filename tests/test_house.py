@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     ),
     "llmkit.convert.frameworks": (
         {"convert", "quantize", "formats", "types", "errors", "protocols", "__version__"},
-        {"numpy", "torch", "transformers", "openvino", "openvino_tokenizers", "onnx_ir", "jax"},
+        {"numpy", "torch", "transformers", "openvino", "openvino_tokenizers", "onnx_ir", "jax", "iree", "tensorflow"},
     ),
     "llmkit.convert": ({"kernels", "quantize", "formats", "types", "errors", "protocols"}, {"numpy", "yaml"}),
     "llmkit.formats.pytorch": ({"formats.files", "types", "errors"}, {"torch"}),
@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
         {"formats", "template", "types", "errors", "protocols"},
         {
             *("numpy", "llama_cpp", "onnxruntime_genai", "threadpoolctl", "tokenizers", "torch", "transformers"),
-            *("onnxruntime", "openvino", "jax"),
+            *("onnxruntime", "openvino", "jax", "iree", "tensorflow"),
         },
     ),
     "llmkit.evaluate": ({"kernels", "formats", "types", "errors", "protocols"}, {"numpy", "plotly", "lm_eval"}),
@@ -69,7 +69,12 @@ ADAPTERS = {
     "onnxruntime": ("llmkit.runtimes.ort", "llmkit.runtimes.exported.ort"),
     "openvino": ("llmkit.runtimes.exported.openvino", "llmkit.convert.frameworks.openvino"),
     "openvino_tokenizers": ("llmkit.convert.frameworks.openvino",),
-    "jax": ("llmkit.runtimes.exported.jax", "llmkit.convert.frameworks.jax", "llmkit.convert.frameworks.stablehlo"),
+    "iree": ("llmkit.runtimes.exported.iree", "llmkit.convert.frameworks.iree"),
+    "jax": (
+        *("llmkit.runtimes.exported.jax", "llmkit.convert.frameworks.jax", "llmkit.convert.frameworks.stablehlo"),
+        "llmkit.convert.frameworks.savedmodel",
+    ),
+    "tensorflow": ("llmkit.runtimes.exported.tensorflow", "llmkit.convert.frameworks.savedmodel"),
     "onnxruntime_genai": ("llmkit.runtimes.ort",),
     "jinja2": ("llmkit.template",),
     "huggingface_hub": ("llmkit.hub",),
