@@ -1,7 +1,7 @@
 """IREE: the decoder compiled ahead of time for this machine's CPU, from the same StableHLO.
 
-`prefill.vmfb` and `decode.vmfb` hold machine code, for CPUs that have what this one has. Arguments and results are those
-of `stablehlo`.
+`prefill.vmfb` and `decode.vmfb` hold machine code for CPUs like this one. Arguments and results are those of
+`stablehlo`.
 """
 
 from __future__ import annotations

@@ -45,6 +45,7 @@ FRAMEWORKS: Final[dict[str, Framework]] = {
         Framework(
             "onnx-standard", "ONNX of standard operators", "onnx", ("onnx-ir",), "onnx_standard", keeps_weights=True
         ),
+        Framework("tensorrt", "TensorRT for RTX", "onnx", ("onnx-ir",), "tensorrt", keeps_weights=True),
     )
 }
 
