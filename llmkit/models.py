@@ -21,6 +21,7 @@ from llmkit.errors import HubError, ModelNotFoundError
 from llmkit.formats.checkpointadvice import listed, place_label, why_no_checkpoint
 from llmkit.formats.checkpointfiles import (
     FILE_SUFFIXES,
+    MANIFEST,
     PICKLE_SUFFIXES,
     Contents,
     gguf_models,
@@ -113,6 +114,8 @@ def _from_file(path: Path, want: Wanted | None) -> ResolvedModel:
             first = part.sibling(1)
             raise ModelNotFoundError(f"{path} is part {part.number} of a split model; give its first: {first}")
         return ResolvedModel(path, part.stem if part else path.stem, "gguf")
+    if (path.parent / MANIFEST).is_file():
+        raise ModelNotFoundError(f"{path} is a part of a model; give the folder: {path.parent}")
     if suffix in (".safetensors", *PICKLE_SUFFIXES):
         kind = "SafeTensors" if suffix == ".safetensors" else "PyTorch"
         raise ModelNotFoundError(

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from llmkit.convert.execute import execute
 from llmkit.convert.frameworks.base import Built, Framework, Workshop
-from llmkit.convert.frameworks.target import WEIGHTS
-from llmkit.convert.plan import ConversionPlan
+from llmkit.convert.frameworks.target import WEIGHTS, stored_arrays
+from llmkit.convert.plan import ConversionPlan, PlannedTensor
 from llmkit.errors import DependencyError, EngineError, LlmkitError
 from llmkit.formats.checkpointfiles import MANIFEST
 from llmkit.formats.exported import write_manifest
@@ -30,7 +30,6 @@ from llmkit.formats.safetensors import read_header
 from llmkit.protocols import Progress
 
 _DTYPES: Final = {"F32": np.float32, "F16": np.float16, "U8": np.uint8}
-_NAMES: Final = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 
 
 def require_packages(framework: Framework) -> None:
@@ -79,7 +78,7 @@ def assemble(
         )
         weights = map_weights(folder / WEIGHTS)
         built = _build(plan, weights, folder, threads, progress)
-        sums = {name: _checksum(values) for name, values in weights.items()}
+        sums = {tensor.name: _checksum(tensor, weights) for tensor in plan.tensors}
         del weights
         if not framework.keeps_weights:
             (folder / WEIGHTS).unlink()
@@ -158,10 +157,18 @@ def _origin(framework: Framework) -> dict[str, Any]:
     return {"versions": {"llmkit": __version__, "python": platform.python_version(), **versions}}
 
 
-def _checksum(values: NDArray[Any]) -> dict[str, Any]:
-    """What a tensor is, and the SHA-256 of its bytes in the order of its elements, little-endian."""
+def _checksum(tensor: PlannedTensor, weights: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """What a tensor is, and the SHA-256 of its bytes as they went in: its elements in order, little-endian.
+
+    Of a blockwise type these are the codes, then the scales, then the zero points.
+    """
+    found = [weights[name] for name, *_ in stored_arrays(tensor)]
+    sums = hashlib.sha256()
+    for values in found:
+        sums.update(values.data.cast("B") if values.size else b"")
     return {
-        "dtype": _NAMES[values.dtype],
-        "shape": list(values.shape),
-        "sha256": hashlib.sha256(values.data.cast("B") if values.size else b"").hexdigest(),
+        "dtype": tensor.type.name,
+        "shape": list(tensor.shape),
+        "bytes": sum(values.nbytes for values in found),
+        "sha256": sums.hexdigest(),
     }

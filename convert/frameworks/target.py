@@ -94,19 +94,20 @@ def _planned(weight: Weight, precision: Precision) -> PlannedTensor:
 
 def _weight_file(tensors: Sequence[PlannedTensor]) -> PlannedFile:
     """A SafeTensors file of the tensors, in which a blockwise type has several arrays."""
-    arrays = [array for tensor in tensors for array in _arrays(tensor)]
+    arrays = [array for tensor in tensors for array in stored_arrays(tensor)]
     layout = plan_safetensors(arrays)
     offsets = iter(layout.offsets)
     placed = []
     for tensor in tensors:
-        found = _arrays(tensor)
+        found = stored_arrays(tensor)
         first, *others = (next(offsets) for _ in found)
         nbytes = sum(tensor_bytes(type, shape) for _, type, shape in found)
         placed.append(replace(tensor, offset=first, other_offsets=tuple(others), nbytes=nbytes))
     return PlannedFile(layout.header, tuple(placed), layout.total_bytes, WEIGHTS)
 
 
-def _arrays(tensor: PlannedTensor) -> list[tuple[str, StoredType, tuple[int, ...]]]:
+def stored_arrays(tensor: PlannedTensor) -> list[tuple[str, StoredType, tuple[int, ...]]]:
+    """The arrays of the file of weights that a tensor is: names, types, shapes."""
     form = tensor.type
     if not isinstance(form, BlockwiseFormat):
         return [(tensor.name, tensor.ggml_type, tensor.shape)]

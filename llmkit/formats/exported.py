@@ -4,7 +4,7 @@ Keys: format, title, precision, source {name, kind}, architecture, parameters, c
 trained_context, vocabulary, layers, cache_shape [layers, 1, heads, positions, width], tokens_at_once, token_ids {bos,
 eos, pad}, short_positions (of LongRoPE: longer texts are rotated otherwise), versions {package: version}, model (the
 file, or prefill and decode), weights (a SafeTensors file, of formats that keep one), tensors {name: {dtype, shape,
-sha256}}, and what a format adds.
+bytes, sha256}}, and what a format adds.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llmkit.errors import FormatError, ModelNotFoundError, UnsupportedError
 from llmkit.formats.checkpointadvice import why_no_checkpoint
-from llmkit.formats.checkpointfiles import CONFIG
+from llmkit.formats.checkpointfiles import CONFIG, MANIFEST
 from llmkit.hubcache import folder_contents
 from llmkit.inspection.records import ChatTemplate, GGUFDetails, Hyperparameters, Inspection, Tokenizer, TypeUsage
 
@@ -63,6 +63,8 @@ def _inspect_file(path: Path) -> Inspection:
         return inspect_gguf(path)
     if suffix == ".safetensors" or head[8:10] == b'{"':
         return inspect_safetensors(path)
+    if (path.parent / MANIFEST).is_file():
+        raise UnsupportedError(f"{path} is a part of a model; give the folder: {path.parent}")
     foreign = foreign_content(head)
     older = find_older(path)
     if older is not None and (foreign is None or head.startswith(b"PK")):

@@ -10,7 +10,7 @@ from llmkit.errors import FormatError
 from llmkit.formats.chattemplates import read_chat_templates
 from llmkit.formats.checkpointfiles import MANIFEST
 from llmkit.formats.exported import ExportedModel, read_exported
-from llmkit.formats.safetensors import DTYPE_BITS, read_header
+from llmkit.formats.safetensors import read_header
 from llmkit.formats.strictjson import read_json_object
 from llmkit.inspection.records import ChatTemplate, Hyperparameters, Inspection
 from llmkit.inspection.tokenizer import read_tokenizer
@@ -55,13 +55,16 @@ def _tensors(found: ExportedModel) -> list[TensorInfo]:
 
 
 def _tensor(name: str, values: Any, folder: Path) -> TensorInfo:
-    dtype, shape = (values.get(key) for key in ("dtype", "shape")) if isinstance(values, dict) else (None, None)
+    dtype, shape, n_bytes = (
+        (values.get(key) for key in ("dtype", "shape", "bytes")) if isinstance(values, dict) else (None, None, None)
+    )
     if (
         not isinstance(dtype, str)
-        or dtype not in DTYPE_BITS
         or not isinstance(shape, list)
         or not all(type(n) is int and 0 <= n < 1 << 48 for n in shape)
         or prod(shape) >= 1 << 60
+        or type(n_bytes) is not int
+        or not 0 <= n_bytes < 1 << 60
     ):
-        raise FormatError(folder / MANIFEST, "expected a dtype and a shape", tensor=name)
-    return TensorInfo(name, dtype, tuple(shape), folder / MANIFEST, -1, prod(shape) * DTYPE_BITS[dtype] // 8)
+        raise FormatError(folder / MANIFEST, "expected a dtype, a shape and bytes", tensor=name)
+    return TensorInfo(name, dtype, tuple(shape), folder / MANIFEST, -1, n_bytes)

@@ -104,6 +104,6 @@ def values(**changes: Any) -> dict[str, Any]:
         "tokens_at_once": 4,
         "token_ids": {"eos": 2},
         "model": "model.pt2",
-        "tensors": {"a": {"dtype": "F32", "shape": [2, 3], "sha256": "00"}},
+        "tensors": {"a": {"dtype": "F32", "shape": [2, 3], "bytes": 24, "sha256": "00"}},
         **changes,
     }

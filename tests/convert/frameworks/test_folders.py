@@ -68,6 +68,15 @@ def test_onnx_has_standard_operators_only(folder: Path) -> None:
     assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 20)]
 
 
+def test_quantised_tensors_are_one_each(tiny: Path, tmp_path: Path) -> None:
+    made = llmkit.convert(tiny, "openvino-int4", output=tmp_path / "m", context=64).path
+    found = inspect_path(made)
+    assert found.n_params - inspect_path(tiny).n_params == 2 * 64 * 32  # the rotary tables
+    (matrix,) = (tensor for tensor in found.tensors if tensor.name == "blk.0.ffn_up.weight")
+    assert (matrix.dtype, matrix.shape, matrix.nbytes) == ("INT4/64", (512, 256), 512 * (128 + 8))
+    assert '"offset": null' in json.dumps(found.to_dict(with_tensors=True))
+
+
 def test_dry_run(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["convert", str(tiny), "--to", "torch", "-o", str(tmp_path / "m"), "--dry-run"]) == 0
     out = capsys.readouterr().out
@@ -167,6 +176,9 @@ def test_commands(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     found = json.loads(capsys.readouterr().out)
     assert (found["kind"], found["metadata"]["format"]) == ("exported", TARGET)
     assert found["tensor_list"][0]["offset"] > 0
+    for command in ("inspect", "chat"):
+        assert run([command, str(folder / "model.onnx")]) == 1
+        assert "is a part of a model; give the folder" in capsys.readouterr().err
     assert run(["-q", "generate", path, "-p", "abc", "-n", "5", "--temp", "0"]) == 0
     assert capsys.readouterr().out
     text = tmp_path / "text"
