@@ -27,6 +27,7 @@ FRAMEWORKS: Final[dict[str, Framework]] = {
             {"fp16": _FP16, "fp32": FP32, "int8": Precision(_INT8, _INT8), "int4": Precision(_INT4, _INT8)},
         ),
         Framework("stablehlo", "StableHLO", "jax", ("jax", "flatbuffers"), "stablehlo", keeps_weights=True),
+        Framework("litert", "LiteRT (.tflite)", "litert", ("litert-torch", "ai-edge-quantizer"), "litert"),
         Framework(
             "onnx-standard", "ONNX of standard operators", "onnx", ("onnx-ir",), "onnx_standard", keeps_weights=True
         ),
