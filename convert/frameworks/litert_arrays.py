@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 from litert_torch.generative.custom_ops.dynamic_update_slice import dynamic_update_slice
+from torch.nn import functional
 
 from llmkit.convert.frameworks.torch_arrays import TorchArrays, TorchDecoder
 from llmkit.convert.network.arrays import Array, Arrays, Attention
@@ -20,17 +22,44 @@ VALUES: Final = "kv_cache_v_{}"
 LOGITS: Final = "logits"
 
 
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """A weight that keeps its precision when others are rounded."""
+
+    values: torch.Tensor
+
+
+class ExactPart(torch.nn.Module):  # type: ignore[misc]  # torch is not typed here
+    """What is computed in this module bears its name, by which the quantiser leaves it out."""
+
+    def forward(self, function: Callable[..., torch.Tensor], *inputs: torch.Tensor | None) -> torch.Tensor:
+        return function(*inputs)
+
+
 class LiteRtArrays(TorchArrays):
     """Operations on tensors, integers of 32 bits. A cache is a list, of each block [1, heads, positions, width].
 
     One tensor for all blocks would be copied by every one of them.
     """
 
+    def __init__(self) -> None:
+        self.exact = ExactPart()
+
     def positions(self, ids: Array) -> Array:
         return torch.arange(ids.shape[1], dtype=torch.int32)
 
     def count(self, n: int) -> Array:
         return torch.arange(n, dtype=torch.int32)
+
+    def take(self, table: Array, rows: Array) -> Array:
+        if isinstance(table, Exact):
+            return self.exact(functional.embedding, rows, table.values)
+        return super().take(table, rows)
+
+    def linear(self, x: Array, weight: Array, bias: Array | None) -> Array:
+        if isinstance(weight, Exact):
+            return self.exact(functional.linear, x, weight.values, bias)
+        return super().linear(x, weight, bias)
 
     def put(self, cache: Array, block: int, new: Array, position: Array) -> Array:
         zero = torch.zeros((), dtype=torch.int32)
@@ -46,7 +75,13 @@ class LiteRtDecoder(TorchDecoder):
     """`forward(**inputs)` with the inputs of `examples` gives the outputs of the same names, and logits."""
 
     def __init__(self, network: Network, weights: Mapping[str, Any]) -> None:
-        super().__init__(network, weights, LiteRtArrays())
+        arrays = LiteRtArrays()
+        super().__init__(network, weights, arrays)
+        self.exact = arrays.exact
+
+    def weight(self, name: str) -> Array:
+        found = super().weight(name)
+        return Exact(found) if name.startswith("rotary") or "ffn_gate_inp." in name and name.endswith("weight") else found
 
     def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         names = cache_names(self._network)
