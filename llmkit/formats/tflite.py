@@ -1,241 +1,157 @@
-"""LiteRT's models (.tflite), checked before its runtime sees them: that trusts every offset and number in the file.
+"""The structure of LiteRT's model files (.tflite), which its runtime reads without looking: offsets that lead out of the
+file would end the process.
 
-Format: FlatBuffers, TensorFlow Lite's schema version 3. A table begins with the distance back to its vtable, which
-lists where in the table the fields are; strings, vectors and other tables are offsets forward from where they stand.
-Constants of files above 2 GB lie behind the FlatBuffer, by offset and size.
+Format: LiteRT's schema.fbs as a FlatBuffer: a table begins with the distance back to its vtable, which has 16-bit
+numbers: its own length, the table's, and where in the table each field is, 0 for one that is not there. Strings, vectors
+and other tables are fields of 4 bytes with the distance to them; a vector begins with its length.
 """
 
 from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 
-from llmkit.errors import FormatError, UnsupportedError
+from llmkit.errors import FormatError
 
-_Kind: TypeAlias = "str | tuple[str, str]"
-_Table: TypeAlias = "dict[str, Any]"
-
-# Fields by number: a scalar's struct code, "text", ("vector", code), ("table", name) or ("tables", name). What a table
-# has beyond these is refused.
-_SCHEMA: Final[Mapping[str, Mapping[int, tuple[str, _Kind]]]] = {
-    "Model": {
-        0: ("version", "I"),
-        1: ("codes", ("tables", "OperatorCode")),
-        2: ("graphs", ("tables", "SubGraph")),
-        3: ("description", "text"),
-        4: ("buffers", ("tables", "Buffer")),
-        5: ("metadata_buffers", ("vector", "i")),
-        6: ("metadata", ("tables", "Metadata")),
-        7: ("signatures", ("tables", "SignatureDef")),
-    },
-    "OperatorCode": {0: ("old_code", "b"), 2: ("version", "i"), 3: ("code", "i")},
-    "SubGraph": {
-        0: ("tensors", ("tables", "Tensor")),
-        1: ("inputs", ("vector", "i")),
-        2: ("outputs", ("vector", "i")),
-        3: ("operators", ("tables", "Operator")),
-        4: ("name", "text"),
-        5: ("debug", "i"),
-    },
-    "Tensor": {
-        0: ("shape", ("vector", "i")),
-        1: ("type", "b"),
-        2: ("buffer", "I"),
-        3: ("name", "text"),
-        4: ("quantization", ("table", "Quantization")),
-        8: ("has_rank", "b"),
-    },
-    "Quantization": {
-        0: ("min", ("vector", "f")),
-        1: ("max", ("vector", "f")),
-        2: ("scale", ("vector", "f")),
-        3: ("zero_point", ("vector", "q")),
-        6: ("axis", "i"),
-    },
-    "Operator": {
-        0: ("code", "I"),
-        1: ("inputs", ("vector", "i")),
-        2: ("outputs", ("vector", "i")),
-        3: ("options_type", "B"),
-        4: ("options", ("table", "Options")),
-        13: ("debug", "i"),
-    },
-    "Buffer": {0: ("data", ("vector", "B")), 1: ("offset", "Q"), 2: ("size", "Q")},
-    "Metadata": {0: ("name", "text"), 1: ("buffer", "I")},
-    "SignatureDef": {
-        0: ("inputs", ("tables", "TensorMap")),
-        1: ("outputs", ("tables", "TensorMap")),
-        2: ("key", "text"),
-        4: ("graph", "I"),
-    },
-    "TensorMap": {0: ("name", "text"), 1: ("tensor", "I")},
+# Fields in their order: numbers are bytes of a scalar, with * of a vector's items; names are other tables, `any` one
+# whose fields are scalars. What is not here is not in models that llmkit writes.
+_TABLES: Final[dict[str, tuple[str, ...]]] = {
+    "Model": ("4", "OperatorCode*", "SubGraph*", "text", "Buffer*", "4*", "Metadata*", "SignatureDef*"),
+    "OperatorCode": ("1", "text", "4", "4"),
+    "SubGraph": ("Tensor*", "4*", "4*", "Operator*", "text", "4"),
+    "Tensor": ("4*", "1", "4", "text", "Quantization", "1", "any", "4*"),
+    "Quantization": ("4*", "4*", "4*", "8*", "1", "any", "4"),
+    "Operator": ("4", "4*", "4*", "1", "any", "1*", "1", "1*", "4*", "8", "8", "1", "any"),
+    "Buffer": ("1*", "8", "8"),
+    "Metadata": ("text", "4"),
+    "SignatureDef": ("TensorMap*", "TensorMap*", "text", "text", "4"),
+    "TensorMap": ("text", "4"),
+    "any": (),
 }
-# Of the models that llmkit writes: numbers of operators, and of options that are scalars alone.
-_OPERATORS: Final = {
-    **{0: "ADD", 2: "CONCATENATION", 7: "EMBEDDING_LOOKUP", 9: "FULLY_CONNECTED", 14: "LOGISTIC", 18: "MUL"},
-    **{22: "RESHAPE", 25: "SOFTMAX", 28: "TANH", 39: "TRANSPOSE", 40: "MEAN", 41: "SUB", 42: "DIV"},
-    **{48: "TOPK_V2", 53: "CAST", 55: "MAXIMUM", 57: "MINIMUM", 58: "LESS", 61: "GREATER", 62: "GREATER_EQUAL"},
-    **{63: "LESS_EQUAL", 64: "SELECT", 65: "SLICE", 74: "SUM", 76: "RSQRT", 83: "PACK", 86: "LOGICAL_AND"},
-    **{107: "GATHER_ND", 123: "SELECT_V2", 126: "BATCH_MATMUL", 130: "BROADCAST_TO", 150: "GELU"},
-    **{151: "DYNAMIC_UPDATE_SLICE"},
+_MODEL: Final = {name: at for at, name in enumerate(("version", "codes", "graphs", "description", "buffers"))} | {
+    "signatures": 7
 }
-_OPTIONS: Final = frozenset({0, 8, 9, 10, 11, 21, 26, 27, 28, 29, 34, 37, 47, 48, 59, 98, 101, 116})
-_BYTES: Final = {0: 4, 1: 2, 2: 4, 4: 8, 6: 1, 9: 1}  # of an element of float32, float16, int32, int64, boolean, int8
-_MAX_TABLES: Final = 1 << 20
-_MAX_RANK: Final = 8
-_LARGEST: Final = 1 << 31
 
 
 def check_tflite(path: Path) -> None:
-    """Raise FormatError for damage, UnsupportedError for a model of other operations than llmkit's have.
+    """Raise FormatError for a file whose tables, vectors and indices lead out of it, or that is no such file.
 
-    Checked are all offsets and lengths, numbers of tensors, buffers and operators, and the sizes of constants; what
-    shapes operators take is the runtime's business.
+    Vectors in an operator's options are not looked at: the models that llmkit writes have none.
     """
-    with path.open("rb") as file:
-        if not file.seek(0, 2):
-            raise FormatError(path, "is empty")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            model = _Reader(path, data).model()
-            _check_model(path, model, len(data))
+    try:
+        with path.open("rb") as file:
+            if file.read(8)[4:] != b"TFL3":
+                raise FormatError(path, "is no LiteRT model: it does not begin as one")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                _check_indices(_Reader(path, content))
+    except OSError as error:
+        raise FormatError(path, f"cannot be read: {error.strerror}") from error
 
 
-@dataclass(slots=True)
 class _Reader:
-    """Reads tables within the bounds of the file."""
+    """Reads tables; raises FormatError for what is not within the file."""
 
-    path: Path
-    data: mmap.mmap
-    n_tables: int = 0
+    def __init__(self, path: Path, content: mmap.mmap) -> None:
+        self._path = path
+        self._content = content
+        self.n_bytes = len(content)
+        self._tables_left = len(content) // 4  # one that is pointed to again and again would take forever
 
-    def model(self) -> _Table:
-        if len(self.data) < 8 or self.data[4:8] != b"TFL3":
-            raise FormatError(self.path, "does not begin like a LiteRT model (TFL3)")
-        return self.table(self.number("I", 0), "Model")
+    def model(self) -> list[Any]:
+        return self._table("Model", self._target(0))
 
-    def number(self, code: str, at: int) -> int:
-        size = struct.calcsize(code)
-        if not 0 <= at <= len(self.data) - size or at % size:
-            raise self.damaged(at)
-        (found,) = struct.unpack_from(f"<{code}", self.data, at)
-        return int(found) if code != "f" else 0
+    def numbers(self, place: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.int32]]:
+        """A vector of int32."""
+        start, n = place
+        return np.frombuffer(self._content[start : start + 4 * n], "<i4")
 
-    def table(self, at: int, name: str) -> _Table:
-        self.n_tables += 1
-        if self.n_tables > _MAX_TABLES:
-            raise FormatError(self.path, f"has more than {_MAX_TABLES:,} tables")
-        vtable = at - self.number("i", at)
-        length, size = self.number("H", vtable), self.number("H", vtable + 2)
-        if length < 4 or length % 2 or size < 4 or vtable + length > len(self.data) or at + size > len(self.data):
-            raise self.damaged(vtable)
-        places = struct.unpack_from(f"<{length // 2 - 2}H", self.data, vtable + 4)
-        if name == "Options":
-            if any(place and place + 8 > len(self.data) - at for place in places):
-                raise self.damaged(vtable)
-            return {}
-        fields, found = _SCHEMA[name], {}
-        for i, place in enumerate(places):
-            if not place:
-                continue
-            if i not in fields:
-                raise UnsupportedError(f"{self.path}: field {i} of a {name}, which llmkit's models do not have")
-            key, kind = fields[i]
-            if not 4 <= place < size:
-                raise self.damaged(vtable)
-            found[key] = self.field(at + place, kind)
+    def require(self, condition: bool, what: str) -> None:
+        if not condition:
+            raise FormatError(self._path, f"is damaged: {what}")
+
+    def _table(self, name: str, at: int) -> list[Any]:
+        """Values of the fields; of a vector of scalars (start, length)."""
+        self._tables_left -= 1
+        self.require(self._tables_left >= 0, "more tables than it has room for")
+        vtable = at - self._unpack("i", at)
+        length, size = self._unpack("H", vtable), self._unpack("H", vtable + 2)
+        self.require(length >= 4 and length % 2 == 0 and size >= 4, f"a vtable of {name}")
+        self.require(vtable + length <= self.n_bytes and at + size <= self.n_bytes, f"a table {name} ends beyond it")
+        places = struct.unpack_from(f"<{length // 2 - 2}H", self._content, vtable + 4)
+        self.require(all(place == 0 or 4 <= place < size for place in places), f"a field of {name}")
+        kinds = _TABLES[name]
+        found = []
+        for place, kind in zip((*places, *([0] * len(kinds))), kinds, strict=False):
+            width = int(kind) if kind.isdigit() else 4
+            self.require(not place or place + width <= size, f"a field of {name}")
+            found.append(self._field(kind, at + place) if place else _absent(kind))
         return found
 
-    def field(self, at: int, kind: _Kind) -> Any:
-        if isinstance(kind, str) and kind != "text":
-            return self.number(kind, at)
-        place = at + self.number("I", at)
+    def _field(self, kind: str, at: int) -> Any:
+        if kind.isdigit():
+            return self._unpack({"1": "B", "4": "I", "8": "Q"}[kind], at)
+        at = self._target(at)
         if kind == "text":
-            begin, count = self.span(place, 1)
-            if begin + count >= len(self.data) or self.data[begin + count]:
-                raise self.damaged(place)
-            return self.data[begin : begin + min(count, 200)]
-        form, what = kind
-        if form == "table":
-            return self.table(place, what)
-        if form == "tables":
-            begin, count = self.span(place, 4)
-            entries = range(begin, begin + 4 * count, 4)
-            return [self.table(entry + self.number("I", entry), what) for entry in entries]
-        begin, count = self.span(place, struct.calcsize(what))
-        if what == "B":  # a constant
-            return range(count)
-        return np.frombuffer(self.data, f"<{what}", count, begin).tolist()
+            return self._vector(at, 1)
+        if not kind.endswith("*"):
+            return self._table(kind, at)
+        item = kind[:-1]
+        if item.isdigit():
+            return self._vector(at, int(item))
+        start, n = self._vector(at, 4)
+        return [self._table(item, self._target(start + 4 * i)) for i in range(n)]
 
-    def span(self, at: int, size: int) -> tuple[int, int]:
-        """Where the elements of a vector begin, and how many they are."""
-        count = self.number("I", at)
-        if (at + 4) % size or at + 4 + count * size > len(self.data):
-            raise self.damaged(at)
-        return at + 4, count
+    def _vector(self, at: int, width: int) -> tuple[int, int]:
+        n = self._unpack("I", at)
+        self.require(at + 4 + n * width <= self.n_bytes, f"a vector of {n:,} ends beyond it")
+        return at + 4, n
 
-    def damaged(self, at: int) -> FormatError:
-        return FormatError(self.path, f"is damaged or cut off: what stands at byte {at:,} leads out of the file")
+    def _target(self, at: int) -> int:
+        return at + self._unpack("I", at)
+
+    def _unpack(self, form: str, at: int) -> int:
+        self.require(0 <= at <= self.n_bytes - struct.calcsize(form), f"something lies at {at:,}")
+        (found,) = struct.unpack_from(f"<{form}", self._content, at)
+        return int(found)
 
 
-def _check_model(path: Path, model: _Table, n_bytes: int) -> None:
-    """Raise FormatError or UnsupportedError for numbers without meaning."""
-
-    def require(holds: bool, what: str) -> None:
-        if not holds:
-            raise FormatError(path, f"{what}: the model is damaged")
-
-    require(model.get("version") == 3, f"version {model.get('version')}, expected 3")
-    buffers, graphs = model.get("buffers", []), model.get("graphs", [])
-    sizes = []
-    for buffer in buffers:
-        offset, size = buffer.get("offset", 0), buffer.get("size", 0)
-        require(offset + size <= n_bytes, "a constant beyond the end of the file")
-        sizes.append(size if offset > 1 else len(buffer.get("data", ())))
-    codes = [max(code.get("code", 0), code.get("old_code", 0)) for code in model.get("codes", [])]
-    for code in codes:
-        if code not in _OPERATORS:
-            raise UnsupportedError(f"{path}: operator {code}, which llmkit's models do not have")
-    for entry in model.get("metadata", []):
-        require(entry.get("buffer", 0) < len(buffers), "metadata without a buffer")
-    require(all(0 <= i < len(buffers) for i in model.get("metadata_buffers", [])), "metadata without a buffer")
-    for graph in graphs:
-        tensors = graph.get("tensors", [])
-        for tensor in tensors:
-            _check_tensor(require, tensor, sizes)
-        numbers = [*graph.get("inputs", []), *graph.get("outputs", [])]
-        for operator in graph.get("operators", []):
-            require(operator.get("code", 0) < len(codes), "an operator without a code")
-            if operator.get("options_type", 0) not in _OPTIONS:
-                raise UnsupportedError(f"{path}: options {operator['options_type']}, which llmkit's models do not have")
-            require(("options" in operator) == bool(operator.get("options_type", 0)), "options without a type")
-            numbers += operator.get("outputs", [])
-            numbers += [i for i in operator.get("inputs", []) if i != -1]  # -1: left out
-        require(all(0 <= i < len(tensors) for i in numbers), "an operator without its tensor")
-    for signature in model.get("signatures", []):
-        require(signature.get("graph", 0) < len(graphs) and "key" in signature, "a signature without a graph")
-        n_tensors = len(graphs[signature.get("graph", 0)].get("tensors", []))
-        for entry in (*signature.get("inputs", []), *signature.get("outputs", [])):
-            require(entry.get("tensor", 0) < n_tensors and "name" in entry, "a signature without its tensor")
+def _absent(kind: str) -> Any:
+    if kind.isdigit():
+        return 0
+    return [] if kind.endswith("*") and not kind[0].isdigit() else (0, 0)
 
 
-def _check_tensor(require: Any, tensor: _Table, sizes: list[int]) -> None:
-    shape, number = tensor.get("shape", []), tensor.get("buffer", 0)
-    require(number < len(sizes), "a tensor without a buffer")
-    width = _BYTES.get(tensor.get("type", 0), 0)
-    require(width > 0, f"a tensor of type {tensor.get('type', 0)}")
-    require(len(shape) <= _MAX_RANK and all(0 <= n < _LARGEST for n in shape), f"a tensor of shape {shape[:9]}")
-    n_bytes = prod(shape) * width
-    require(n_bytes < _LARGEST << 2, f"a tensor of shape {shape}")
-    require(not sizes[number] or sizes[number] == n_bytes, f"a constant of shape {shape} in {sizes[number]:,} bytes")
-    quantization = tensor.get("quantization", {})
-    scales, axis = quantization.get("scale", []), quantization.get("axis", 0)
-    require(len(quantization.get("zero_point", [])) in (len(scales), 0), "scales without zero points")
-    if len(scales) > 1:
-        require(0 <= axis < len(shape) and len(scales) == shape[axis], f"{len(scales)} scales for shape {shape}")
+def _check_indices(reader: _Reader) -> None:
+    model = reader.model()
+    codes, graphs, buffers, signatures = (model[_MODEL[name]] for name in ("codes", "graphs", "buffers", "signatures"))
+    reader.require(bool(graphs and buffers), "without graphs or buffers")
+    for _, offset, size in buffers:
+        reader.require(offset + size <= reader.n_bytes, f"a buffer of {size:,} bytes ends beyond it")
+    for tensors, inputs, outputs, operators, *_ in graphs:
+        used = [tensor[2] for tensor in tensors]
+        reader.require(max(used, default=0) < len(buffers), "a tensor's buffer is missing")
+        _require_tensors(reader, (inputs, outputs), len(tensors), 0)
+        for operator in operators:
+            reader.require(operator[0] < len(codes), "an operator's code is missing")
+            _require_tensors(reader, (operator[2],), len(tensors), 0)
+            _require_tensors(reader, (operator[1], operator[8]), len(tensors), -1)  # -1: an argument left out
+    for signature in signatures:
+        reader.require(signature[4] < len(graphs), "a signature's graph is missing")
+        n_tensors = len(graphs[signature[4]][0])
+        reader.require(all(one[1] < n_tensors for one in _maps(signature)), "a signature's tensor is missing")
+
+
+def _require_tensors(reader: _Reader, vectors: Sequence[tuple[int, int]], n_tensors: int, lowest: int) -> None:
+    for place in vectors:
+        found = reader.numbers(place)
+        reader.require(not found.size or (found.min() >= lowest and found.max() < n_tensors), "a tensor is missing")
+
+
+def _maps(signature: list[Any]) -> Iterator[list[Any]]:
+    yield from signature[0]
+    yield from signature[1]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +15,10 @@ from numpy.typing import NDArray
 from llmkit.errors import FormatError
 from llmkit.formats.checkpointfiles import MANIFEST
 from llmkit.formats.exported import ExportedModel
+from llmkit.formats.tflite import check_tflite
 from llmkit.runtimes.exported.engine import FixedEngine, engine_errors
+
+_Details: TypeAlias = "dict[str, tuple[tuple[int, ...], np.dtype[Any]]]"  # shapes and types by name
 
 
 def open_engine(model: ExportedModel, n_threads: int) -> LiteRtEngine:
@@ -22,13 +28,16 @@ def open_engine(model: ExportedModel, n_threads: int) -> LiteRtEngine:
         from ai_edge_litert.cpu_options import CpuOptions
         from ai_edge_litert.options import Options
 
+        path = model.file()
+        check_tflite(path)
         options = Options(cpu_options=CpuOptions(num_threads=n_threads))
-        # It verifies the file's structure first.
-        return LiteRtEngine(CompiledModel.from_file(str(model.file()), options=options), model)
+        with _quietly():
+            compiled = CompiledModel.from_file(str(path), options=options)
+            return LiteRtEngine(compiled, model)
 
 
 class LiteRtEngine(FixedEngine):
-    """Two functions on the same buffers: what the caches are read from is what they are written to, without a copy."""
+    """Two functions on the same buffers: what a cache is read from is what it is written to, and nothing is copied."""
 
     def __init__(self, compiled: Any, model: ExportedModel) -> None:
         super().__init__(model)
@@ -36,25 +45,25 @@ class LiteRtEngine(FixedEngine):
         self._compiled = compiled
         self._ids, self._positions, *caches = _names(model, "arguments")
         self._logits, *results = _names(model, "results")
-        if set(caches) != set(results) or len(caches) != 2 * model.cache_shape[0]:
-            raise FormatError(model.path / MANIFEST, "arguments and results must name the same caches, two per layer")
-        cache_shape, sizes = model.cache_shape[1:], {"prefill": model.tokens_at_once, "decode": 1}
+        if caches != results or len(caches) != 2 * model.cache_shape[0]:
+            raise FormatError(model.path / MANIFEST, "arguments and results must name the same caches, two a layer")
+        shape = model.cache_shape[1:]
+        sizes = {"prefill": model.tokens_at_once, "decode": 1}
+        integers, floats = np.dtype(np.int32), np.dtype(np.float32)
+        expected = dict.fromkeys(caches, (shape, floats))
         for use, n in sizes.items():
-            caches_expected = {name: (cache_shape, np.float32) for name in caches}
-            ids = {self._ids: ((1, n), np.int32), self._positions: ((n,), np.int32)}
-            logits = {self._logits: ((1, n, model.n_vocab), np.float32)}
-            _require(model, use, compiled.get_input_tensor_details(use), ids | caches_expected)
-            _require(model, use, compiled.get_output_tensor_details(use), logits | caches_expected)
+            inputs = {self._ids: ((1, n), integers), self._positions: ((n,), integers)}
+            _require(model, use, compiled.get_input_tensor_details(use), inputs | expected)
+            outputs = {self._logits: ((1, n, model.n_vocab), floats)}
+            _require(model, use, compiled.get_output_tensor_details(use), outputs | expected)
         cache = {name: compiled.create_input_buffer_by_name("decode", name) for name in caches}
         for buffer in cache.values():
-            buffer.write(np.zeros(cache_shape, np.float32))  # slots that nothing looks at are multiplied by 0
-        names = (self._ids, self._positions)
+            buffer.write(np.zeros(shape, np.float32))  # what nothing looks at is multiplied by 0
+        make_input, make_output = compiled.create_input_buffer_by_name, compiled.create_output_buffer_by_name
         self._inputs = {
-            use: {name: compiled.create_input_buffer_by_name(use, name) for name in names} | cache for use in sizes
+            use: {name: make_input(use, name) for name in (self._ids, self._positions)} | cache for use in sizes
         }
-        self._outputs = {
-            use: {self._logits: compiled.create_output_buffer_by_name(use, self._logits)} | cache for use in sizes
-        }
+        self._outputs = {use: {self._logits: make_output(use, self._logits)} | cache for use in sizes}
 
     def _call(self, use: str, ids: NDArray[np.int64], position: int) -> NDArray[np.float32]:
         with engine_errors(self._model, "failed", "ai-edge-litert", "litert"):
@@ -66,9 +75,25 @@ class LiteRtEngine(FixedEngine):
         return rows
 
     def close(self) -> None:
-        self._inputs.clear()
-        self._outputs.clear()
-        self._compiled = None
+        with _quietly():
+            self._inputs.clear()
+            self._outputs.clear()
+            environment = self._compiled.environment
+            self._compiled.close()
+            environment.close()
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what the library logs of accelerators that it looks for: its level of logging cannot be set from here."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _names(model: ExportedModel, key: str) -> list[str]:
@@ -78,16 +103,9 @@ def _names(model: ExportedModel, key: str) -> list[str]:
     return found
 
 
-def _require(
-    model: ExportedModel, use: str, details: dict[str, Any], expected: dict[str, tuple[tuple[int, ...], type]]
-) -> None:
-    """Raise FormatError if the model's tensors are not those that llmkit.json tells of: buffers are sized by these."""
-    print(use, list(details.items())[:3]); 
-    found = {name: (tuple(one["shape"]), np.dtype(one["dtype"]).type) for name, one in details.items()}
-    for name, wanted in expected.items():
-        if found.get(name) != wanted:
-            raise FormatError(
-                model.file(), f"{use}: {name} must be {wanted[1].__name__} {list(wanted[0])}, found {found.get(name)}"
-            )
-    if len(found) != len(expected):
-        raise FormatError(model.file(), f"{use}: has {len(found)} tensors, {MANIFEST} {len(expected)}")
+def _require(model: ExportedModel, use: str, details: Mapping[str, Any], wanted: _Details) -> None:
+    """Raise FormatError if the model's tensors are not those of llmkit.json, by which arrays are made."""
+    found = {name: (tuple(one["shape"]), np.dtype(one["dtype"])) for name, one in details.items()}
+    if found != wanted:
+        differing = sorted(name for name in found.keys() | wanted if found.get(name) != wanted.get(name))
+        raise FormatError(model.file(), f"{use}: {MANIFEST} describes {', '.join(differing):.100} otherwise")
