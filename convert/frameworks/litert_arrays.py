@@ -81,7 +81,8 @@ class LiteRtDecoder(TorchDecoder):
 
     def weight(self, name: str) -> Array:
         found = super().weight(name)
-        return Exact(found) if name.startswith("rotary") or "ffn_gate_inp." in name and name.endswith("weight") else found
+        keeps = name.startswith("rotary") or name.endswith(("ffn_gate_inp.weight", "_exps.bias"))
+        return Exact(found) if keeps else found
 
     def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         names = cache_names(self._network)

@@ -27,7 +27,14 @@ FRAMEWORKS: Final[dict[str, Framework]] = {
             {"fp16": _FP16, "fp32": FP32, "int8": Precision(_INT8, _INT8), "int4": Precision(_INT4, _INT8)},
         ),
         Framework("stablehlo", "StableHLO", "jax", ("jax", "flatbuffers"), "stablehlo", keeps_weights=True),
-        Framework("litert", "LiteRT (.tflite)", "litert", ("litert-torch", "ai-edge-quantizer"), "litert"),
+        Framework(
+            "litert",
+            "LiteRT",
+            "litert",
+            ("litert-torch", "ai-edge-quantizer"),
+            "litert",
+            {"fp32": FP32, "int8": FP32},  # whose quantiser rounds what was converted
+        ),
         Framework(
             "iree",
             "IREE",

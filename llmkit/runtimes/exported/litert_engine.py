@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.metadata import version
 from math import prod
 from typing import Any, TypeAlias
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from llmkit.errors import FormatError
 from llmkit.formats.checkpointfiles import MANIFEST
 from llmkit.formats.exported import ExportedModel
+from llmkit.formats.silence import silence
 from llmkit.formats.tflite import check_tflite
 from llmkit.runtimes.exported.engine import FixedEngine, engine_errors
 
@@ -31,7 +30,7 @@ def open_engine(model: ExportedModel, n_threads: int) -> LiteRtEngine:
         path = model.file()
         check_tflite(path)
         options = Options(cpu_options=CpuOptions(num_threads=n_threads))
-        with _quietly():
+        with silence():  # it logs which accelerators it looks for
             compiled = CompiledModel.from_file(str(path), options=options)
             return LiteRtEngine(compiled, model)
 
@@ -75,25 +74,12 @@ class LiteRtEngine(FixedEngine):
         return rows
 
     def close(self) -> None:
-        with _quietly():
+        with silence():
             self._inputs.clear()
             self._outputs.clear()
             environment = self._compiled.environment
             self._compiled.close()
             environment.close()
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without what the library logs of accelerators that it looks for: its level of logging cannot be set from here."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _names(model: ExportedModel, key: str) -> list[str]:
