@@ -1,10 +1,10 @@
 """LiteRT (.tflite): one file with a signature for a run of tokens and one for a single one, which share the weights.
 
-Signatures `prefill` and `decode`, with the names that LiteRT-LM's models have: tokens int32 [1, n], input_pos int32 [n]
-and, of each block, kv_cache_k_N and kv_cache_v_N float32 [1, heads, positions, width] in; logits float32 [1, n, n_vocab]
-and the caches out. int8: dynamic range, which is a scale for each row of a matrix, and 8 bits for what it is multiplied
-with, while the model runs; experts, which are gathered, keep their precision. Format: LiteRT's schema.fbs, by its own
-converter and quantiser.
+Signatures `prefill` and `decode`, with the names that LiteRT-LM's models have: tokens int32 [1, n], input_pos int32
+[n], of which the first counts, and of each block kv_cache_k_N and kv_cache_v_N float32 [1, heads, positions, width] in;
+logits float32 [1, n, n_vocab] and the caches out. int8: dynamic range, which is a scale for each row of a matrix, and 8
+bits for what it is multiplied with, while the model runs; experts, which are gathered, keep their precision. Format:
+LiteRT's schema.fbs, by its own converter and quantiser.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""The structure of LiteRT's model files (.tflite), which its runtime reads without looking: offsets that lead out of the
-file would end the process.
+"""The structure of LiteRT's model files (.tflite).
+
+Its runtime reads them without looking: offsets that lead out of the file would end the process.
 
 Format: LiteRT's schema.fbs as a FlatBuffer: a table begins with the distance back to its vtable, which has 16-bit
-numbers: its own length, the table's, and where in the table each field is, 0 for one that is not there. Strings, vectors
-and other tables are fields of 4 bytes with the distance to them; a vector begins with its length.
+numbers: its own length, the table's, and where in the table each field is, 0 for one that is not there. Strings,
+vectors and other tables are fields of 4 bytes with the distance to them; a vector begins with its length.
 """
 
 from __future__ import annotations
