@@ -202,6 +202,18 @@ FORMATS: Final[tuple[DeploymentFormat, ...]] = (
         advantage="reaches GPU and NPU of Android phones; GGUF runs on the CPU through llama.cpp",
     ),
     DeploymentFormat(
+        name="LiteRT-LM",
+        purpose="chat in programs on Android: one file with everything",
+        hardware="phones: CPU, GPU, NPU",
+        target="litertlm-int8",
+        size=0.5,
+        writes=("litert-torch", "ai-edge-quantizer", "litert-lm-builder"),
+        write_extra="litertlm",
+        note="LiteRT-LM runs it; checked on the CPU of a PC only",
+        places=("phone",),
+        advantage="LiteRT with tokenizer and chat template",
+    ),
+    DeploymentFormat(
         name="ExecuTorch",
         purpose="PyTorch's programs on phones",
         hardware="phones: CPU, GPU, NPU",

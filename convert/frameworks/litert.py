@@ -20,6 +20,11 @@ MODEL: Final = "model.tflite"
 
 def build(shop: Workshop) -> Built:
     """Trace the decoder for both sizes, convert what it became, and round its weights."""
+    return Built(write_model(shop))
+
+
+def write_model(shop: Workshop) -> dict[str, Any]:
+    """Write the file; returns what `llmkit.json` says of it."""
     shop.say("tracing and converting")
     path = shop.folder / MODEL
     with silence():
@@ -29,7 +34,7 @@ def build(shop: Workshop) -> Built:
         with silence():
             _round(path)
     path.chmod(0o644)  # they are written as programs are
-    return Built(settings)
+    return settings
 
 
 def _convert(shop: Workshop, path: Path) -> dict[str, Any]:

@@ -36,6 +36,14 @@ FRAMEWORKS: Final[dict[str, Framework]] = {
             {"fp32": FP32, "int8": FP32},  # whose quantiser rounds what was converted
         ),
         Framework(
+            "litertlm",
+            "LiteRT-LM",
+            "litertlm",
+            ("litert-torch", "ai-edge-quantizer", "litert-lm-builder"),
+            "litertlm",
+            {"fp32": FP32, "int8": FP32},
+        ),
+        Framework(
             "iree",
             "IREE",
             "iree",

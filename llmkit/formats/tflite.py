@@ -34,9 +34,6 @@ _TABLES: Final[dict[str, tuple[str, ...]]] = {
     "TensorMap": ("text", "4"),
     "any": (),
 }
-_MODEL: Final = {name: at for at, name in enumerate(("version", "codes", "graphs", "description", "buffers"))} | {
-    "signatures": 7
-}
 
 
 def check_tflite(path: Path) -> None:
@@ -128,8 +125,7 @@ def _absent(kind: str) -> Any:
 
 
 def _check_indices(reader: _Reader) -> None:
-    model = reader.model()
-    codes, graphs, buffers, signatures = (model[_MODEL[name]] for name in ("codes", "graphs", "buffers", "signatures"))
+    _, codes, graphs, _, buffers, _, _, signatures = reader.model()
     reader.require(bool(graphs and buffers), "without graphs or buffers")
     for _, offset, size in buffers:
         reader.require(offset + size <= reader.n_bytes, f"a buffer of {size:,} bytes ends beyond it")
