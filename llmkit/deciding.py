@@ -123,7 +123,7 @@ TREE: Final = Question(
             Decision(
                 "llmkit convert MODEL --to gguf-q4_0",
                 "llama.cpp runs it on the phone's CPU, whose dot products this type uses",
-                "LiteRT (Android) and Core ML or ExecuTorch (iOS) reach the GPU and NPU",
+                "LiteRT (--to litert-int8, Android) and Core ML or ExecuTorch (iOS) reach the GPU and NPU",
             ),
         ),
         "share": (

@@ -78,7 +78,8 @@ class Workshop:
 
     architecture: the family's name. tensors: the weights as they were planned. weights: their values by name; of a
     blockwise type `<name>.codes`, `<name>.scales` and, where it has any, `<name>.zero_points`, in the shapes of
-    `BlockwiseFormat`. weights_name: of the file of weights in the folder. say: to be called with what is done next.
+    `BlockwiseFormat`. weights_name: of the file of weights in the folder. settings: of `llmkit.json` so far. folder:
+    where the files of the tokenizer are already. say: to be called with what is done next.
     """
 
     network: Network
@@ -86,6 +87,7 @@ class Workshop:
     tensors: Mapping[str, PlannedTensor]
     weights: Mapping[str, NDArray[Any]]
     weights_name: str
+    settings: Mapping[str, Any]
     target: FrameworkTarget
     folder: Path
     n_threads: int

@@ -111,6 +111,7 @@ def _build(
             tensors={tensor.name: tensor for tensor in plan.tensors},
             weights=weights,
             weights_name=WEIGHTS,
+            settings=assembly.settings,
             target=assembly.target,
             folder=folder,
             n_threads=threads,

@@ -28,6 +28,22 @@ FRAMEWORKS: Final[dict[str, Framework]] = {
         ),
         Framework("stablehlo", "StableHLO", "jax", ("jax", "flatbuffers"), "stablehlo", keeps_weights=True),
         Framework(
+            "litert",
+            "LiteRT",
+            "litert",
+            ("litert-torch", "ai-edge-quantizer"),
+            "litert",
+            {"fp32": FP32, "int8": FP32},  # whose quantiser rounds what was converted
+        ),
+        Framework(
+            "litertlm",
+            "LiteRT-LM",
+            "litertlm",
+            ("litert-torch", "ai-edge-quantizer", "litert-lm-builder"),
+            "litertlm",
+            {"fp32": FP32, "int8": FP32},
+        ),
+        Framework(
             "iree",
             "IREE",
             "iree",

@@ -123,8 +123,12 @@ class TorchDecoder(torch.nn.Module):  # type: ignore[misc]  # torch is not typed
     def forward(
         self, ids: torch.Tensor, position: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        weights = {name: getattr(self, name.replace(".", "__")) for name in self._network.shapes}
+        weights = {name: self.weight(name) for name in self._network.shapes}
         return self._network.forward(self._arrays, weights, ids, position, keys, values)
+
+    def weight(self, name: str) -> Any:
+        """As the network's operations get it."""
+        return getattr(self, name.replace(".", "__"))
 
     def examples(self, n: int) -> tuple[torch.Tensor, ...]:
         """Arguments for tracing with n tokens; keys and values are two tensors, or they would be taken for one."""

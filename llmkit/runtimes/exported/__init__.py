@@ -33,6 +33,7 @@ ENGINES: Final = {
     "onnx-standard": "ort_engine",
     "stablehlo": "jax_engine",
     "iree": "iree_engine",
+    "litert": "litert_engine",
     "savedmodel": "tensorflow_engine",
 }
 

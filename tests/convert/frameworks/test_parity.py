@@ -42,9 +42,11 @@ def test_the_other_families(family: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "largest"), [("openvino-fp16", 1e-3), ("openvino-int8", 0.05), ("openvino-int4", 0.7)]
+    ("target", "largest"),
+    [("openvino-fp16", 1e-3), ("openvino-int8", 0.05), ("openvino-int4", 0.7), ("litert-int8", 0.05)],
 )
 def test_rounded_weights(target: str, largest: float, tmp_path: Path) -> None:
+    require(target.partition("-")[0])
     expected = reference("llama")
     folder = llmkit.convert(expected.folder, target, output=tmp_path / "m", context=CONTEXT, threads=2).path
     _, logits = expected.greedy(folder)
