@@ -25,6 +25,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "eval": ("llmkit.commands.eval", "command", "Measure how well models predict a text, and how far they are apart."),
     "bench": ("llmkit.commands.bench", "command", "Measure how fast models are, and what memory they take."),
     "recommend": ("llmkit.commands.recommend", "command", "Say which format of a model to take, and why."),
+    "formats": ("llmkit.commands.formats", "command", "Compare deployment formats, or find the one to take."),
     "compare": ("llmkit.commands.compare", "command", "Compare models: quality, size, speed, answers; with a report."),
     "models": ("llmkit.commands.models", "models", "List the models on this machine."),
 }

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from llmkit.arguments import parse_bytes
+from llmkit.deploymentformats import FORMATS
 from llmkit.errors import EvaluationError
 from llmkit.evaluate.known import Quality, known_quality
 from llmkit.evaluate.records import pareto
@@ -145,7 +146,16 @@ def recommend(
         )
     if measure:
         shortlist = _shortlist(candidates, min_agreement)
-        found = measure_targets(sizes, shortlist, limit=limit, threads=threads, progress=progress or Silent())
+        needs = {size.target: size.memory for size in sizes.targets}
+        found = measure_targets(
+            sizes.model,
+            {target: needs[target] for target in shortlist},
+            n_params=sizes.n_params,
+            n_context=sizes.n_context,
+            limit=limit,
+            threads=threads,
+            progress=progress or Silent(),
+        )
         candidates = [replace(one, measured=found.get(one.target)) for one in candidates]
     chosen, why = _choose(candidates, min_agreement)
     return Recommendation(
@@ -282,23 +292,10 @@ def _better_with_importance(candidates: Sequence[Candidate], chosen: Candidate, 
 
 
 def _elsewhere(place: str, machine: Machine) -> tuple[str, ...]:
-    """Where a format that llmkit does not write, or another runtime, serves better."""
-    found = []
-    if place == "apple":
-        found.append(
-            "Apple: GGUF runs on the GPU through llama.cpp's Metal build; MLX (mlx-lm) is made for this hardware, and "
-            "only Core ML reaches the Neural Engine"
-        )
-    if place == "cuda":
-        found.append(
-            "NVIDIA: to serve many users at once take vLLM or TensorRT-LLM, which start from the SafeTensors "
-            "checkpoint; llama.cpp built with CUDA runs the GGUF files"
-        )
-    if place == "phone":
-        found.append(
-            "phone: LiteRT (Android) and Core ML or ExecuTorch (iOS) reach the GPU and NPU; GGUF runs on the CPU "
-            "through llama.cpp"
-        )
-    if place == "intel" or (place == "cpu" and machine.is_intel):
-        found.append("Intel: OpenVINO has int4 and int8 models for its CPUs, and alone reaches its GPUs and NPUs")
-    return tuple(found)
+    """Formats that this command does not weigh, where they may serve better there."""
+    place = "intel" if place == "cpu" and machine.is_intel else place
+    return tuple(
+        f"{one.name}: {one.advantage} ({f'llmkit convert MODEL --to {one.target}' if one.target else one.note})"
+        for one in FORMATS
+        if place in one.places
+    )

@@ -41,8 +41,8 @@ class Framework:
     """A deployment format: the target `name`, or `name-precision` with one of `precisions`, the first by default.
 
     title: what people call it. extra: what `pip install 'llmkit[...]'` needs for writing it. packages: the
-    distributions whose versions count. keeps_weights: whether the weights stay, in a SafeTensors file beside the model.
-    module: within this package; has `build`.
+    distributions whose versions count; `a|b` is either. keeps_weights: whether the weights stay, in a SafeTensors
+    file beside the model. module: within this package; has `build`.
     """
 
     name: str

@@ -36,10 +36,16 @@ _NAMES: Final = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 def require_packages(framework: Framework) -> None:
     """Raise DependencyError if one of the packages that write the format is not installed."""
     for package in framework.packages:
-        try:
-            version(package)
-        except PackageNotFoundError:
-            raise DependencyError(package, framework.extra, f"writing {framework.title}") from None
+        if not any(installed_version(name) for name in package.split("|")):
+            raise DependencyError(package.partition("|")[0], framework.extra, f"writing {framework.title}")
+
+
+def installed_version(package: str) -> str | None:
+    """The version of a distribution; None if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def assemble(
@@ -147,7 +153,8 @@ def _origin(framework: Framework) -> dict[str, Any]:
     """Who wrote the folder."""
     from llmkit import __version__
 
-    versions = {package: version(package) for package in framework.packages}
+    names = [name for package in framework.packages for name in package.split("|")]
+    versions = {name: found for name in names if (found := installed_version(name))}
     return {"versions": {"llmkit": __version__, "python": platform.python_version(), **versions}}
 
 

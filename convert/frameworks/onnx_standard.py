@@ -26,6 +26,12 @@ _FLOAT: Final = ir.DataType.FLOAT
 
 def build(shop: Workshop) -> Built:
     """Record the decoder as a graph and write it."""
+    write_graph(shop)
+    return Built({"model": MODEL, "weights": shop.weights_name})
+
+
+def write_graph(shop: Workshop) -> None:
+    """The file of the graph."""
     from llmkit import __version__
 
     shop.say("building the graph")
@@ -55,4 +61,3 @@ def build(shop: Workshop) -> Built:
             shape = (1, h.n_kv_heads, "total_sequence_length", h.head_dim)
             graph.output(found.value, PRESENT.format(block, kind), _FLOAT, shape)
     (shop.folder / MODEL).write_bytes(graph.serialize("llmkit", __version__))
-    return Built({"model": MODEL, "weights": shop.weights_name})

@@ -38,8 +38,24 @@ FRAMEWORKS: Final[dict[str, Framework]] = {
         Framework("executorch", "ExecuTorch (.pte)", "executorch", ("executorch",), "executorch_program"),
         Framework("stablehlo", "StableHLO", "jax", ("jax", "flatbuffers"), "stablehlo", keeps_weights=True),
         Framework(
+            "iree",
+            "IREE",
+            "iree",
+            ("iree-base-compiler", "jax", "flatbuffers"),
+            "iree",
+            keeps_weights=True,
+        ),
+        Framework(
+            "savedmodel",
+            "TensorFlow SavedModel",
+            "savedmodel",
+            ("tensorflow|tensorflow-cpu", "jax", "flatbuffers"),
+            "savedmodel",
+        ),
+        Framework(
             "onnx-standard", "ONNX of standard operators", "onnx", ("onnx-ir",), "onnx_standard", keeps_weights=True
         ),
+        Framework("tensorrt", "TensorRT for RTX", "onnx", ("onnx-ir",), "tensorrt", keeps_weights=True),
     )
 }
 

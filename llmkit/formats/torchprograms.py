@@ -27,8 +27,10 @@ _OPERATORS: Final = frozenset(
     }
 )
 _TARGET: Final = re.compile(r"torch\.ops\.aten\.(\w+)\.\w+")
-# Sizes as SymPy writes them: sums and products of numbers and symbols.
-_SIZE: Final = re.compile(r"(?:Add|Mul|Integer|Symbol|'s\d+'|(?:positive|integer|nonnegative)=True|-?\d+|[(), ])*")
+# Sizes as SymPy writes them: sums, products and bounds of numbers and symbols.
+_SIZE: Final = re.compile(
+    r"(?:Add|Mul|Min|Max|Integer|Symbol|'s\d+'|(?:positive|integer|nonnegative)=True|-?\d+|[(), ])*"
+)
 _PROGRAM_MEMBERS: Final = re.compile(
     r"(?:archive_format|archive_version|byteorder|\.data/(?:version|serialization_id)|models/model\.json"
     r"|data/weights/weight_\d+|data/(?:weights|constants)/model_(?:weights|constants)_config\.json"

@@ -32,6 +32,8 @@ ENGINES: Final = {
     "openvino": "openvino_engine",
     "onnx-standard": "ort_engine",
     "stablehlo": "jax_engine",
+    "iree": "iree_engine",
+    "savedmodel": "tensorflow_engine",
 }
 
 

@@ -6,7 +6,6 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -15,7 +14,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from llmkit.convert.frameworks.build import require_packages
 from llmkit.convert.frameworks.registry import FRAMEWORKS
+from llmkit.errors import DependencyError
 from llmkit.runtimes import exported
 from llmkit.runtimes.exported.context import EngineContext
 
@@ -76,11 +77,10 @@ def reference(family: str) -> Reference:
 def require(target: str) -> None:
     """Skip the test if the libraries of a target are not installed; those of the default tests always are."""
     framework = FRAMEWORKS[target]
-    for package in framework.packages:
-        try:
-            version(package)
-        except PackageNotFoundError:
-            pytest.skip(f"{package} is not installed")
+    try:
+        require_packages(framework)
+    except DependencyError as error:
+        pytest.skip(str(error))
 
 
 def values(**changes: Any) -> dict[str, Any]:

@@ -122,14 +122,9 @@ def test_an_input_in_the_output_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", FRAMEWORKS)
 def test_a_missing_library(name: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from importlib import metadata
-
     from llmkit.convert.frameworks import build
 
-    def missing(package: str) -> str:
-        raise metadata.PackageNotFoundError(package)
-
-    monkeypatch.setattr(build, "version", missing)
+    monkeypatch.setattr(build, "installed_version", lambda package: None)
     with pytest.raises(DependencyError, match=rf"pip install 'llmkit\[{FRAMEWORKS[name].extra}\]'"):
         llmkit.convert(tiny, name, output=tmp_path / "m")
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,277 @@
+"""The deployment formats of the field: what each is for, where it runs, and what llmkit does with it here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+_Q4_K: Final = 4.85 / 16  # as gguf-q4_k_m has on average, of 16 bits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentFormat:
+    """One format.
+
+    target: what `--to` takes, in the form that people mostly use; None where llmkit does not write it. size: of that
+    form, as a share of the weights in 16 bits; None where it is whatever was saved. purpose, hardware: in a few words.
+    reads: whether llmkit takes tensors out of it. writes, runs: the distributions that this needs, of which `a|b` is
+    either; None where llmkit does not. write_extra, run_extra: of `pip install 'llmkit[...]'`. note: what else to know,
+    such as the tool that writes it. legacy: whether something else is to be used now. places: of `llmkit recommend
+    --device`, where it may serve better than GGUF and ONNX, by an `advantage`.
+    """
+
+    name: str
+    purpose: str
+    hardware: str
+    target: str | None = None
+    size: float | None = None
+    reads: bool = False
+    writes: tuple[str, ...] | None = None
+    runs: tuple[str, ...] | None = None
+    write_extra: str = ""
+    run_extra: str = ""
+    note: str = ""
+    legacy: bool = False
+    places: tuple[str, ...] = ()
+    advantage: str = ""
+
+    @property
+    def is_written_here(self) -> bool:
+        """Whether all that writing it needs is installed."""
+        return self.writes is not None and all(map(_is_installed, self.writes))
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether all that running it needs is installed."""
+        return self.runs is not None and all(map(_is_installed, self.runs))
+
+    @property
+    def missing_extras(self) -> tuple[str, ...]:
+        """Extras that would let it be written or run here."""
+        lacking = []
+        if self.writes is not None and not self.is_written_here:
+            lacking.append(self.write_extra)
+        if self.runs is not None and not self.runs_here:
+            lacking.append(self.run_extra)
+        return tuple(dict.fromkeys(lacking))
+
+
+FORMATS: Final[tuple[DeploymentFormat, ...]] = (
+    DeploymentFormat(
+        name="SafeTensors",
+        purpose="sharing weights; what everything else is made from",
+        hardware="any, through a framework",
+        target="safetensors",
+        size=1.0,
+        reads=True,
+        writes=(),
+        runs=("torch", "transformers"),
+        run_extra="torch",
+        note="written from GGUF",
+    ),
+    DeploymentFormat(
+        name="GGUF",
+        purpose="one file with everything; local chat on a PC",
+        hardware="any CPU; GPUs through llama.cpp's builds",
+        target="gguf-q4_k_m",
+        size=_Q4_K,
+        reads=True,
+        writes=(),
+        runs=("llama-cpp-python",),
+        run_extra="llama",
+    ),
+    DeploymentFormat(
+        name="ONNX, GenAI",
+        purpose="programs with ONNX Runtime GenAI",
+        hardware="CPU, NVIDIA, DirectML, WebGPU",
+        target="onnx-int4",
+        size=5.0 / 16,
+        writes=("onnx-ir",),
+        runs=("onnxruntime-genai|onnxruntime-genai-cuda",),
+        write_extra="onnx",
+        run_extra="ort",
+    ),
+    DeploymentFormat(
+        name="ONNX, standard",
+        purpose="other readers of ONNX: TensorRT, OpenVINO, ONNX Runtime",
+        hardware="whatever reads it",
+        target="onnx-standard",
+        size=2.0,
+        writes=("onnx-ir",),
+        runs=("onnxruntime",),
+        write_extra="onnx",
+        run_extra="ort",
+    ),
+    DeploymentFormat(
+        name="OpenVINO",
+        purpose="programs on Intel's hardware",
+        hardware="x86 and ARM CPUs; Intel GPU and NPU",
+        target="openvino-int4",
+        places=("intel",),
+        advantage="its kernels are Intel's own, and it alone reaches Intel's GPUs and NPUs",
+        size=5.1 / 16,
+        writes=("openvino", "openvino-tokenizers", "transformers"),
+        runs=("openvino",),
+        write_extra="openvino",
+        run_extra="openvino",
+    ),
+    DeploymentFormat(
+        name="PyTorch .pt2",
+        purpose="one graph for PyTorch's own runtimes and compilers",
+        hardware="what PyTorch runs on",
+        target="torch",
+        size=2.0,
+        writes=("torch",),
+        runs=("torch",),
+        write_extra="pytorch",
+        run_extra="pytorch",
+    ),
+    DeploymentFormat(
+        name="TorchScript",
+        purpose="programs in C++ that still load it",
+        hardware="what libtorch runs on",
+        target="torchscript",
+        size=2.0,
+        writes=("torch",),
+        runs=("torch",),
+        write_extra="pytorch",
+        run_extra="pytorch",
+        note="deprecated: take PyTorch .pt2",
+        legacy=True,
+    ),
+    DeploymentFormat(
+        name="StableHLO",
+        purpose="compilers: XLA, IREE and others",
+        hardware="CPU, GPU, TPU, by compiler",
+        target="stablehlo",
+        size=2.0,
+        writes=("jax", "flatbuffers"),
+        runs=("jax", "flatbuffers"),
+        write_extra="jax",
+        run_extra="jax",
+    ),
+    DeploymentFormat(
+        name="IREE",
+        purpose="small programs without a framework",
+        hardware="the CPU it was compiled for; other targets by IREE's flags",
+        target="iree",
+        size=2.0,
+        writes=("iree-base-compiler", "jax", "flatbuffers"),
+        runs=("iree-base-runtime",),
+        write_extra="iree",
+        run_extra="iree",
+    ),
+    DeploymentFormat(
+        name="SavedModel",
+        purpose="TensorFlow Serving and programs in TensorFlow",
+        hardware="what TensorFlow runs on",
+        target="savedmodel",
+        size=2.0,
+        writes=("tensorflow|tensorflow-cpu", "jax", "flatbuffers"),
+        runs=("tensorflow|tensorflow-cpu",),
+        write_extra="savedmodel",
+        run_extra="savedmodel",
+    ),
+    DeploymentFormat(
+        name="TensorRT",
+        purpose="NVIDIA's GPUs at their fastest",
+        hardware="NVIDIA RTX",
+        target="tensorrt",
+        size=2.0,
+        writes=("onnx-ir",),
+        write_extra="onnx",
+        note="engine with llmkit[tensorrt]; not checked on a GPU",
+        places=("cuda",),
+        advantage="compiled for the GPU",
+    ),
+    DeploymentFormat(
+        name="LiteRT",
+        purpose="programs on Android and small devices",
+        hardware="phones: CPU, GPU, NPU",
+        size=0.5,
+        note="litert-torch writes it",
+        places=("phone",),
+        advantage="reaches GPU and NPU of Android phones; GGUF runs on the CPU through llama.cpp",
+    ),
+    DeploymentFormat(
+        name="ExecuTorch",
+        purpose="PyTorch's programs on phones",
+        hardware="phones: CPU, GPU, NPU",
+        size=2.0,
+        note="executorch writes it",
+        places=("phone",),
+        advantage="reaches GPU and NPU of phones of both makes",
+    ),
+    DeploymentFormat(
+        name="Core ML",
+        purpose="programs on Apple's devices",
+        hardware="Apple's CPU, GPU, Neural Engine",
+        size=1.0,
+        note="coremltools writes it",
+        places=("apple", "phone"),
+        advantage="alone reaches the Neural Engine",
+    ),
+    DeploymentFormat(
+        name="MLX",
+        purpose="Apple's computers, on the GPU",
+        hardware="Apple silicon",
+        size=4.5 / 16,
+        note="mlx_lm.convert writes it from SafeTensors",
+        places=("apple",),
+        advantage="made for this hardware; GGUF runs on its GPU, too, through llama.cpp's Metal build",
+    ),
+    DeploymentFormat(
+        name="vLLM, TensorRT-LLM",
+        purpose="serving many users at once",
+        hardware="NVIDIA and AMD servers",
+        size=1.0,
+        note="start from SafeTensors",
+        places=("cuda",),
+        advantage="share a GPU between many users; llama.cpp built with CUDA runs GGUF files",
+    ),
+    DeploymentFormat(
+        name="PyTorch .bin, .pt",
+        purpose="weights as a pickle",
+        hardware="-",
+        reads=True,
+        note="take SafeTensors; reading needs llmkit[pytorch]",
+        legacy=True,
+    ),
+    DeploymentFormat(
+        name="PaddlePaddle", purpose="weights", hardware="-", reads=True, note="take SafeTensors", legacy=True
+    ),
+    DeploymentFormat(name="MXNet", purpose="weights", hardware="-", reads=True, note="take SafeTensors", legacy=True),
+    DeploymentFormat(name="Caffe", purpose="weights", hardware="-", reads=True, note="take SafeTensors", legacy=True),
+    DeploymentFormat(
+        name="TensorFlow .index", purpose="weights", hardware="-", reads=True, note="take SafeTensors", legacy=True
+    ),
+)
+
+
+def formats_by_target() -> Mapping[str, DeploymentFormat]:
+    """Those that llmkit writes, by the container that their targets begin with, such as `openvino`."""
+    return {container_of(found.target): found for found in FORMATS if found.target is not None}
+
+
+def container_of(target: str) -> str:
+    """Of `gguf-q4_k_m` gguf, of `openvino-int4` openvino, of `onnx-standard` that."""
+    for name in ("onnx-standard",):
+        if target.startswith(name):
+            return name
+    return target.partition("-")[0]
+
+
+@cache
+def _is_installed(package: str) -> bool:
+    return any(_has(name) for name in package.split("|"))
+
+
+def _has(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
