@@ -10,9 +10,9 @@ Core ML runs on Apple's systems only: what is written here is built and checked,
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import redirect_stderr
+from io import StringIO
 from typing import Any, Final
 
 import coremltools as ct
@@ -36,12 +36,12 @@ _STATES: Final = ("keys", "values")
 _PASSES: Final = ["common::dead_code_elimination"]
 
 
-def build(shop: Workshop) -> Built:
+def build_package(shop: Workshop) -> Built:
     """Make the package."""
     shop.say("building the graph")
-    with _quietly():
-        program = make_program(shop.network, shop.tensors, shop.weights)
-        shop.say("saving")
+    program = make_program(shop.network, shop.tensors, shop.weights)
+    shop.say("saving")
+    with redirect_stderr(StringIO()):  # coremltools always draws bars of progress
         ct.convert(
             program,
             source="milinternal",
@@ -135,15 +135,3 @@ def signed_codes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.int8]:
         return (codes ^ np.uint8(0x80)).view(np.int8)
     apart = np.stack([codes & np.uint8(15), codes >> np.uint8(4)], -1).reshape(len(codes), -1)
     return (apart.view(np.int8) - np.int8(8)).astype(np_int4_dtype)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without the converter's bars of progress and remarks, which it makes at import and run time."""
-    logger = logging.getLogger("coremltools")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

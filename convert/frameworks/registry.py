@@ -32,7 +32,7 @@ FRAMEWORKS: Final[dict[str, Framework]] = {
             "Core ML (.mlpackage)",
             "coreml",
             ("coremltools",),
-            "coreml_model",
+            "coreml",
             {"fp16": _FP16, "int4": Precision(_INT4_BY_32, _INT8)},
         ),
         Framework("executorch", "ExecuTorch (.pte)", "executorch", ("executorch",), "executorch_program"),
