@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,11 +20,13 @@ def build(shop: Workshop) -> Built:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without remarks: that there is no Core ML on this system, and which torch, not used here, was tested."""
+    """Without remarks: that there is no Core ML on this system, which torch, not used here, was tested, and others."""
     logger = logging.getLogger("coremltools")
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logger.setLevel(before)

@@ -10,9 +10,11 @@ Core ML runs on Apple's systems only: what is written here is built and checked,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import redirect_stderr
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from io import StringIO
+from pathlib import Path
 from typing import Any, Final
 
 import coremltools as ct
@@ -41,7 +43,7 @@ def build_package(shop: Workshop) -> Built:
     shop.say("building the graph")
     program = make_program(shop.network, shop.tensors, shop.weights)
     shop.say("saving")
-    with redirect_stderr(StringIO()):  # coremltools always draws bars of progress
+    with _temporary_files_in(shop.folder), redirect_stderr(StringIO()):  # coremltools always draws bars of progress
         ct.convert(
             program,
             source="milinternal",
@@ -54,6 +56,17 @@ def build_package(shop: Workshop) -> Built:
         )
     note = "Core ML runs on Apple's systems only: the model was built for iOS 18 and macOS 15, and not run"
     return Built({"model": MODEL}, (note,))
+
+
+@contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """Where the model will be: coremltools writes the weights twice, and a system's own place may be in memory."""
+    before = tempfile.tempdir
+    tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def make_program(network: Network, tensors: Mapping[str, PlannedTensor], weights: Mapping[str, Any]) -> Program:

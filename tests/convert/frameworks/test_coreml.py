@@ -107,13 +107,14 @@ def test_the_size_of_weights() -> None:
     sizes = {name: values.size for name, values in tensors.items()}
     padding = 2 * 64 * len(sizes) + 64  # a header for each, and borders of 64 bytes
     n = sum(sizes.values())
-    assert 2 * n * 0.98 < nbytes("coreml") < 2 * n + padding
+    bias = 2 * len(tensors["token_embd_weight"])  # the zeros that operations without a bias are given, the longest
+    assert 2 * n < nbytes("coreml") < 2 * n + bias + padding
     tables = sizes["token_embd_weight"] + sizes.get("output_weight", 0)
     matrices = sum(
         size for name, size in sizes.items() if name.startswith("blk_") and tensors[name].ndim == 2
     )
     expected = tables * (1 + 2 / 64) + matrices * (4 + 16 / 32) / 8 + 2 * (n - tables - matrices)
-    assert expected * 0.98 < nbytes("coreml-int4") < expected + 2 * padding
+    assert expected < nbytes("coreml-int4") < expected + bias + 2 * padding
 
 
 @pytest.mark.parametrize("family", VARIED)
@@ -122,8 +123,9 @@ def test_logits_with_full_constants(family: str) -> None:
     expected = reference(family)
     program = MilProgram(converted(family, "coreml") / MODEL, np.float32, full_weights(family))
     found = logits(program, expected)
+    print(family, error(found, expected.logits), [(o.outputs[0].name, v.tolist()) for o in program.block.operations if o.type=="const" and (v := program.constants[o.outputs[0].name]).dtype.kind=="f" and v.size==1 and "epsilon" not in o.outputs[0].name][:14])
     assert error(found, expected.logits) < 1e-5
-    assert np.array_equal(found[:-1].argmax(-1)[N_PROMPT - 1 :], expected.ids[N_PROMPT : N_PROMPT + N_STEPS - 1])
+    assert np.array_equal(found[:-1].argmax(-1)[N_PROMPT - 1 :], expected.ids[N_PROMPT:])
 
 
 @pytest.mark.parametrize("family", VARIED)
