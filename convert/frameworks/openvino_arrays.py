@@ -139,13 +139,19 @@ class OpenVinoArrays(Recorder):
     def gelu_tanh(self, x: Array) -> Array:
         return self.wrap(op.gelu(x.value, "tanh"))
 
-    def attend(self, how: Attention, q: Array, k: Array, v: Array, seen: Array, sinks: Array | None) -> Array:
+    def mask(self, seen: Array) -> Array:
+        kept, hidden = (op.constant(np.float32(value)) for value in (0, -np.inf))
+        return self.wrap(op.select(seen.value, kept, hidden))
+
+    def masked(self, products: Array, mask: Array) -> Array:
+        return self.wrap(op.add(products.value, mask.value))
+
+    def attend(self, how: Attention, q: Array, k: Array, v: Array, mask: Array, sinks: Array | None) -> Array:
         if how.softcap or sinks is not None:
-            return super().attend(how, q, k, v, seen, sinks)
+            return super().attend(how, q, k, v, mask, sinks)
         keys, values = (self._for_every_query(how, x) for x in (k.value, v.value))
-        mask = op.select(seen.value, op.constant(np.float32(0)), op.constant(np.float32(-np.inf)))
         scale = op.constant(np.float32(how.scale))
-        return self.wrap(op.scaled_dot_product_attention(q.value, keys, values, mask, scale, causal=False))
+        return self.wrap(op.scaled_dot_product_attention(q.value, keys, values, mask.value, scale, causal=False))
 
     def _for_every_query(self, how: Attention, x: Any) -> Any:
         """Heads of keys repeated for the queries that share them; a pattern that OpenVINO takes back."""

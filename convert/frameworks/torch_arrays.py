@@ -95,11 +95,18 @@ class TorchArrays(Arrays):
     def gelu_tanh(self, x: Array) -> Array:
         return functional.gelu(x, approximate="tanh")
 
-    def attend(self, how: Attention, q: Array, k: Array, v: Array, seen: Array, sinks: Array | None) -> Array:
+    def mask(self, seen: Array) -> Array:
+        # torch's fast attention on CPUs takes what is added to the products; of booleans it makes that in each block.
+        return torch.where(seen, 0.0, -torch.inf)
+
+    def masked(self, products: Array, mask: Array) -> Array:
+        return products + mask
+
+    def attend(self, how: Attention, q: Array, k: Array, v: Array, mask: Array, sinks: Array | None) -> Array:
         if how.softcap or sinks is not None:
-            return super().attend(how, q, k, v, seen, sinks)
+            return super().attend(how, q, k, v, mask, sinks)
         grouped = how.n_heads != how.n_kv_heads
-        return functional.scaled_dot_product_attention(q, k, v, seen, scale=how.scale, enable_gqa=grouped)
+        return functional.scaled_dot_product_attention(q, k, v, mask, scale=how.scale, enable_gqa=grouped)
 
 
 class TorchDecoder(torch.nn.Module):  # type: ignore[misc]  # torch is not typed here

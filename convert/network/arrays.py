@@ -119,11 +119,21 @@ class Arrays(ABC):
         """GELU by a hyperbolic tangent."""
         return 0.5 * x * (1 + self.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
-    def attend(self, how: Attention, q: Array, k: Array, v: Array, seen: Array, sinks: Array | None) -> Array:
+    def mask(self, seen: Array) -> Array:
+        """Whether a query sees a slot, booleans [batch or 1, 1, n, slots], in the form that `attend` takes.
+
+        Made once for all blocks. Every query sees a slot.
+        """
+        return seen
+
+    def masked(self, products: Array, mask: Array) -> Array:
+        """The products of queries and keys, those that are not to be seen minus infinity."""
+        return self.where(mask, products, -math.inf)
+
+    def attend(self, how: Attention, q: Array, k: Array, v: Array, mask: Array, sinks: Array | None) -> Array:
         """What queries find: [batch, heads, n, width], like q; k and v are [batch, heads of keys, slots, width].
 
-        seen: whether a query sees a slot, booleans [batch or 1, 1, n, slots], at least one for each. sinks: [heads],
-        take a share of the attention of every query.
+        sinks: [heads], take a share of the attention of every query.
         """
         grouped = (self.batch, how.n_kv_heads, how.n_heads // how.n_kv_heads)
         # Queries that share keys stand under each other.
@@ -131,7 +141,7 @@ class Arrays(ABC):
         products = self.matmul(rows, self.transpose(k, (0, 1, 3, 2))) * how.scale
         if how.softcap:
             products = self.tanh(products / how.softcap) * how.softcap
-        products = self.where(self.concatenate([seen] * grouped[2], -2), products, -math.inf)
+        products = self.masked(products, self.concatenate([mask] * grouped[2], -2))
         if sinks is None:
             shares = self.softmax(products)
         else:

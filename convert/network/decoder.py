@@ -60,7 +60,7 @@ class Decoder:
         self._h = network.hparams
         self._structure = network.structure
         self._weights = weights
-        self._seen: dict[int | None, Array] = {}
+        self._masks: dict[int | None, Array] = {}
         self._rotations: dict[str, tuple[Array, Array]] = {}
 
     def logits(self, ids: Array, cache: Cache) -> Array:
@@ -107,7 +107,7 @@ class Decoder:
         scale = self._structure.attention_scale(h)
         how = Attention(h.n_heads, h.n_kv_heads, h.head_dim, scale, h.attention_softcap)
         sinks = self._weights[f"{name}_sinks.weight"] if self._has(f"{name}_sinks.weight") else None
-        y = a.attend(how, q, keys, values, self._is_seen(cache, window), sinks)
+        y = a.attend(how, q, keys, values, self._mask(cache, window), sinks)
         y = a.reshape(a.transpose(y, (0, 2, 1, 3)), (a.batch, -1, h.n_heads * h.head_dim))
         return self._linear(y, f"{name}_output")
 
@@ -153,16 +153,16 @@ class Decoder:
         one, other, *kept = self._arrays.split(x, [half, half, rest] if rest else [half, half])
         return self._arrays.concatenate([one * cos - other * sin, other * cos + one * sin, *kept], -1)
 
-    def _is_seen(self, cache: Cache, window: int | None) -> Array:
-        """Whether a new token attends to a slot: booleans [batch or 1, 1, n, slots]."""
-        if window not in self._seen:
+    def _mask(self, cache: Cache, window: int | None) -> Array:
+        """Whether a new token attends to a slot; see `Arrays.mask`."""
+        if window not in self._masks:
             a = self._arrays
             own, slots = a.reshape(cache.own, (1, 1, -1, 1)), a.reshape(cache.slots, (1, 1, 1, -1))
             found = slots <= own
             if window is not None:
                 found = found & (slots > own - window)
-            self._seen[window] = found if cache.filled is None else found & cache.filled
-        return self._seen[window]
+            self._masks[window] = a.mask(found if cache.filled is None else found & cache.filled)
+        return self._masks[window]
 
     def _mlp(self, x: Array, prefix: str) -> Array:
         if self._h.experts is not None:

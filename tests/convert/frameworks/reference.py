@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from shutil import rmtree
 from tempfile import mkdtemp
 from typing import Any
 
@@ -59,7 +61,9 @@ def reference(family: str) -> Reference:
     import torch
 
     families, tiny = import_module("parities.families").FAMILIES, import_module("parities.tiny")
-    folder = Path(mkdtemp(prefix="llmkit-reference-")) / family.replace(", ", "-").replace(" ", "-")
+    parent = Path(mkdtemp(prefix="llmkit-reference-"))
+    atexit.register(rmtree, parent, ignore_errors=True)
+    folder = parent / family.replace(", ", "-").replace(" ", "-")
     model = tiny.make(family, families[family], folder)
     ids = list(range(5, 5 + N_PROMPT))
     rows, new, cache = [], ids, None

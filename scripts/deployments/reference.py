@@ -1,0 +1,36 @@
+"""What transformers says: a prompt, the tokens that it generates after it, and its logits."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+N_PROMPT: Final = 20
+N_STEPS: Final = 64
+
+
+def write_tiny(folder: Path) -> Path:
+    """A random model of two layers, with a tokenizer."""
+    families, tiny = import_module("parities.families").FAMILIES, import_module("parities.tiny")
+    tiny.make("llama", families["llama"], folder)
+    return folder
+
+
+def write_reference(model: Path, path: Path) -> Path:
+    """The prompt and what follows greedily, int64 `ids`, and `logits`, float32 [len(ids), n_vocab]."""
+    from llmkit.runtimes import torchlm
+
+    with torchlm.load(model) as session:
+        text = import_module("pydoc_data.topics").topics["assert"]
+        ids = session.tokenize(text)[:N_PROMPT]
+        context = session._context
+        rows = [row for part in context.passes(ids, 0, None) for row in part.copy()]
+        for _ in range(N_STEPS):
+            ids.append(int(rows[-1].argmax()))
+            context.step(ids[-1])
+            rows.append(context.latest().copy())
+    np.savez(path, ids=np.array(ids), logits=np.array(rows), n_prompt=N_PROMPT)
+    return path
