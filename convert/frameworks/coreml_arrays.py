@@ -30,6 +30,9 @@ _BOOLEAN: Final = ("LessOrEqual", "Greater", "And")
 class CoreMlArrays(Recorder):
     """Adds operations to the MIL function that is open."""
 
+    def __init__(self) -> None:
+        self._repeated: dict[tuple[Recorded, int], Array] = {}
+
     def wrap(self, value: Any, kind: Kind = "float") -> Recorded:
         """A variable of MIL as an array."""
         return Recorded(value, kind, self)
@@ -134,13 +137,19 @@ class CoreMlArrays(Recorder):
     def gelu_tanh(self, x: Array) -> Array:
         return self.wrap(mb.gelu(x=x.value, mode="TANH_APPROXIMATION"))
 
-    def attend(self, how: Attention, q: Array, k: Array, v: Array, seen: Array, sinks: Array | None) -> Array:
+    def attend(self, how: Attention, q: Array, k: Array, v: Array, mask: Array, sinks: Array | None) -> Array:
         if how.softcap or sinks is not None:
-            return super().attend(how, q, k, v, seen, sinks)
+            return super().attend(how, q, k, v, mask, sinks)
         # Queries that share keys stand under each other, so that no key is repeated. The operation scales by the width.
         rows = self.reshape(q, (1, how.n_kv_heads, -1, how.head_dim))
         factor = how.scale * math.sqrt(how.head_dim)
         rows = rows if abs(factor - 1) < 1e-6 else rows * factor
-        mask = self.concatenate([seen] * (how.n_heads // how.n_kv_heads), -2)
-        found = mb.scaled_dot_product_attention(query=rows.value, key=k.value, value=v.value, attn_mask=mask.value)
+        seen = self._for_every_query(mask, how.n_heads // how.n_kv_heads)
+        found = mb.scaled_dot_product_attention(query=rows.value, key=k.value, value=v.value, attn_mask=seen.value)
         return self.reshape(self.wrap(found), (1, how.n_heads, -1, how.head_dim))
+
+    def _for_every_query(self, mask: Recorded, n: int) -> Array:
+        """A mask as often as queries share keys, made once for all blocks."""
+        if (mask, n) not in self._repeated:
+            self._repeated[mask, n] = self.concatenate([mask] * n, -2)
+        return self._repeated[mask, n]

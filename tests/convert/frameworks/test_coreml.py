@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import re
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
+from shutil import rmtree
 from tempfile import mkdtemp
 from typing import Any
 
@@ -42,9 +45,9 @@ def _coremltools() -> None:
 
 @cache
 def converted(family: str, target: str) -> Path:
-    return llmkit.convert(
-        reference(family).folder, target, output=Path(mkdtemp()) / "m", context=CONTEXT, threads=2
-    ).path
+    parent = Path(mkdtemp(prefix="llmkit-coreml-"))
+    atexit.register(rmtree, parent, ignore_errors=True)
+    return llmkit.convert(reference(family).folder, target, output=parent / "m", context=CONTEXT, threads=2).path
 
 
 @cache
@@ -60,7 +63,7 @@ def logits(program: MilProgram, expected: Reference, first: int = N_PROMPT) -> N
     borders = [0, first, *range(first + 3, len(ids)), len(ids)]
     rows = [
         program(input_ids=ids[None, begin:end], position=np.array([begin], np.int32))["logits"][0]
-        for begin, end in zip(borders, borders[1:], strict=False)
+        for begin, end in pairwise(borders)
     ]
     return np.concatenate(rows)
 
@@ -110,9 +113,7 @@ def test_the_size_of_weights() -> None:
     bias = 2 * (len(tensors["token_embd_weight"]) + 2048)  # the zeros that operations without a bias are given
     assert 2 * n < nbytes("coreml") < 2 * n + bias + padding
     tables = sizes["token_embd_weight"] + sizes.get("output_weight", 0)
-    matrices = sum(
-        size for name, size in sizes.items() if name.startswith("blk_") and tensors[name].ndim == 2
-    )
+    matrices = sum(size for name, size in sizes.items() if name.startswith("blk_") and tensors[name].ndim == 2)
     expected = tables * (1 + 2 / 64) + matrices * (4 + 16 / 32) / 8 + 2 * (n - tables - matrices)
     assert expected < nbytes("coreml-int4") < expected + bias + 2 * padding
 
@@ -165,4 +166,4 @@ def test_commands(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["inspect", str(output)]) == 0
     assert FRAMEWORKS["coreml"].title in capfd.readouterr().out
     assert run(["generate", str(output), "-p", "hello"]) == 1
-    assert "does not run" in capfd.readouterr().err
+    assert "does not run 'coreml'" in capfd.readouterr().err
