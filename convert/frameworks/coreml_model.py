@@ -134,7 +134,7 @@ def _weight(tensor: PlannedTensor, weights: Mapping[str, Any]) -> Any:
     form, name = tensor.type, tensor.name
     if not isinstance(form, BlockwiseFormat):
         return mb.const(val=np.asarray(weights[name], np.float16), name=name)
-    rows, columns = tensor.matrix
+    rows, _ = tensor.matrix
     codes = signed_codes(weights[f"{name}.codes"].reshape(rows, -1), form.bits)
     return mb.constexpr_blockwise_shift_scale(data=codes, scale=weights[f"{name}.scales"], name=name)
 
