@@ -84,7 +84,7 @@ class LiteRtDecoder(TorchDecoder):
         keeps = name.startswith("rotary") or name.endswith(("ffn_gate_inp.weight", "_exps.bias"))
         return Exact(found) if keeps else found
 
-    def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:  # type: ignore[override]
         names = cache_names(self._network)
         caches = ([inputs[name] for name in part] for part in names)
         logits, *changed = super().forward(inputs[IDS], inputs[POSITIONS][0], *caches)

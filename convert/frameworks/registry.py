@@ -11,6 +11,7 @@ from llmkit.types import TensorType
 
 _FP16: Final = Precision(TensorType.F16, TensorType.F16)
 _INT8: Final = BlockwiseFormat(8, 64, symmetric=True, half_scales=True)
+_INT4_BY_32: Final = BlockwiseFormat(4, 32, symmetric=True, half_scales=True)
 _INT4: Final = BlockwiseFormat(4, 64, symmetric=True, half_scales=True)
 
 FRAMEWORKS: Final[dict[str, Framework]] = {
@@ -25,6 +26,14 @@ FRAMEWORKS: Final[dict[str, Framework]] = {
             ("openvino", "openvino-tokenizers", "transformers"),
             "openvino_model",
             {"fp16": _FP16, "fp32": FP32, "int8": Precision(_INT8, _INT8), "int4": Precision(_INT4, _INT8)},
+        ),
+        Framework(
+            "coreml",
+            "Core ML (.mlpackage)",
+            "coreml",
+            ("coremltools",),
+            "coreml",
+            {"fp16": _FP16, "int4": Precision(_INT4_BY_32, _INT8)},
         ),
         Framework("stablehlo", "StableHLO", "jax", ("jax", "flatbuffers"), "stablehlo", keeps_weights=True),
         Framework(
