@@ -26,6 +26,7 @@ FRAMEWORKS: Final[dict[str, Framework]] = {
             "openvino_model",
             {"fp16": _FP16, "fp32": FP32, "int8": Precision(_INT8, _INT8), "int4": Precision(_INT4, _INT8)},
         ),
+        Framework("executorch", "ExecuTorch (.pte)", "executorch", ("executorch",), "executorch_program"),
         Framework("stablehlo", "StableHLO", "jax", ("jax", "flatbuffers"), "stablehlo", keeps_weights=True),
         Framework(
             "iree",

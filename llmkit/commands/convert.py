@@ -27,7 +27,8 @@ from llmkit.protocols import Progress
     "onnx-fp32, -fp16, -int8, -int4: a folder for ONNX Runtime GenAI. safetensors[-f32|-f16|-bf16]: a checkpoint "
     "folder, from a GGUF file; safetensors: one file, from one of an older format. gguf-lora: from a LoRA adapter's "
     "folder. "
-    "Other formats, each a folder: torch, torchscript, openvino-fp16, -fp32, -int8, -int4, stablehlo, onnx-standard.",
+    "Other formats, each a folder: torch, torchscript, openvino-fp16, -fp32, -int8, -int4, stablehlo, "
+    "executorch, onnx-standard.",
 )
 @conversion_options
 @click.option("--tokenizer-pre", metavar="NAME", help="llama.cpp's pre-tokenizer, if it cannot be recognised.")

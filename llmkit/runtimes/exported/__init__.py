@@ -34,6 +34,7 @@ ENGINES: Final = {
     "stablehlo": "jax_engine",
     "iree": "iree_engine",
     "savedmodel": "tensorflow_engine",
+    "executorch": "executorch_engine",
 }
 
 

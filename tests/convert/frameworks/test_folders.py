@@ -21,7 +21,7 @@ from llmkit.convert.frameworks.registry import FRAMEWORKS
 from llmkit.errors import DependencyError, EngineError, FormatError, LlmkitError, OutputError, UnsupportedError
 from llmkit.formats.exported import read_exported
 from llmkit.inspection import inspect_path
-from tests.convert.frameworks.reference import values
+from tests.convert.frameworks.reference import require, values
 from tests.tinymodels import TinyLlama
 
 TARGET = "onnx-standard"
@@ -223,9 +223,10 @@ def test_any_manifest(tmp_path_factory: pytest.TempPathFactory, changes: dict[st
         inspect_path(folder).to_dict(with_tensors=True)
 
 
-@pytest.mark.parametrize("target", ["torch", "torchscript", "openvino", "stablehlo", TARGET])
+@pytest.mark.parametrize("target", ["torch", "torchscript", "openvino", "stablehlo", "executorch", TARGET])
 def test_damaged_models(target: str, tiny: Path, tmp_path: Path, rng: np.random.Generator) -> None:
     """Whatever a library makes of it, the error is llmkit's."""
+    require(target)
     folder = llmkit.convert(tiny, target, output=tmp_path / "m", context=64).path
     found = read_exported(folder)
     path = found.file("prefill" if "prefill" in found.values else "model")
