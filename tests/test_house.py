@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
             "jax",
             "iree",
             "tensorflow",
+            "executorch",
             "tensorrt_rtx",
             *("litert_torch", "ai_edge_quantizer", "litert_lm_builder"),
             "coremltools",
@@ -55,7 +56,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
         {"formats", "template", "types", "errors", "protocols"},
         {
             *("numpy", "llama_cpp", "onnxruntime_genai", "threadpoolctl", "tokenizers", "torch", "transformers"),
-            *("onnxruntime", "openvino", "jax", "iree", "tensorflow", "ai_edge_litert"),
+            *("onnxruntime", "openvino", "jax", "iree", "tensorflow", "ai_edge_litert", "executorch"),
         },
     ),
     "llmkit.evaluate": ({"kernels", "formats", "types", "errors", "protocols"}, {"numpy", "plotly", "lm_eval"}),
@@ -76,6 +77,8 @@ ADAPTERS = {
     "torch": (
         *("llmkit.runtimes.torch", "llmkit.runtimes.exported.torch", "llmkit.formats.pytorch"),
         *("llmkit.convert.frameworks.torch", "llmkit.convert.frameworks.litert"),
+        "llmkit.runtimes.exported.executorch",
+        "llmkit.convert.frameworks.executorch",
     ),
     "transformers": ("llmkit.runtimes.torch", "llmkit.convert.frameworks.openvino"),
     "onnx_ir": ("llmkit.convert.onnx", "llmkit.convert.frameworks.onnx"),
@@ -94,6 +97,7 @@ ADAPTERS = {
     "tensorrt_rtx": ("llmkit.convert.frameworks.tensorrt",),
     "coremltools": ("llmkit.convert.frameworks.coreml",),
     "tensorflow": ("llmkit.runtimes.exported.tensorflow", "llmkit.convert.frameworks.savedmodel"),
+    "executorch": ("llmkit.runtimes.exported.executorch", "llmkit.convert.frameworks.executorch"),
     "onnxruntime_genai": ("llmkit.runtimes.ort",),
     "jinja2": ("llmkit.template",),
     "huggingface_hub": ("llmkit.hub",),

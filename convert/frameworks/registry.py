@@ -35,6 +35,7 @@ FRAMEWORKS: Final[dict[str, Framework]] = {
             "coreml",
             {"fp16": _FP16, "int4": Precision(_INT4_BY_32, _INT8)},
         ),
+        Framework("executorch", "ExecuTorch (.pte)", "executorch", ("executorch",), "executorch_program"),
         Framework("stablehlo", "StableHLO", "jax", ("jax", "flatbuffers"), "stablehlo", keeps_weights=True),
         Framework(
             "litert",

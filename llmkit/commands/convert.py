@@ -28,7 +28,7 @@ from llmkit.protocols import Progress
     "folder, from a GGUF file; safetensors: one file, from one of an older format. gguf-lora: from a LoRA adapter's "
     "folder. "
     "Other formats, each a folder: torch, torchscript, openvino-fp16, -fp32, -int8, -int4, stablehlo, iree, "
-    "savedmodel, litert[-int8], litertlm[-int8], coreml[-int4], tensorrt, "
+    "savedmodel, executorch, litert[-int8], litertlm[-int8], coreml[-int4], tensorrt, "
     "onnx-standard.",
 )
 @conversion_options

@@ -35,6 +35,7 @@ ENGINES: Final = {
     "iree": "iree_engine",
     "litert": "litert_engine",
     "savedmodel": "tensorflow_engine",
+    "executorch": "executorch_engine",
 }
 
 

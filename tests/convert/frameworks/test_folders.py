@@ -235,7 +235,7 @@ def test_any_manifest(tmp_path_factory: pytest.TempPathFactory, changes: dict[st
         inspect_path(folder).to_dict(with_tensors=True)
 
 
-@pytest.mark.parametrize("target", ["torch", "torchscript", "openvino", "stablehlo", "litert", TARGET])
+@pytest.mark.parametrize("target", ["torch", "torchscript", "openvino", "stablehlo", "litert", "executorch", TARGET])
 def test_damaged_models(target: str, tiny: Path, tmp_path: Path, rng: np.random.Generator) -> None:
     """Whatever a library makes of it, the error is llmkit's."""
     require(target)

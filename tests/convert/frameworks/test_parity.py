@@ -68,8 +68,9 @@ def test_a_full_cache(tmp_path: Path) -> None:
     assert np.abs(found - expected.logits).max() < 2e-4
 
 
-@pytest.mark.parametrize("target", ["torch", "openvino-fp32", "onnx-standard", "stablehlo"])
+@pytest.mark.parametrize("target", ["torch", "openvino-fp32", "onnx-standard", "stablehlo", "executorch"])
 def test_what_the_cache_shares_is_kept(target: str, tmp_path: Path) -> None:
+    require(target.removesuffix("-fp32"))
     expected = reference("llama")
     folder = llmkit.convert(expected.folder, target, output=tmp_path / "m", context=CONTEXT, threads=2).path
     with llmkit.load(folder) as session:
