@@ -1,8 +1,8 @@
 """The decoder's operations as XNNPACK takes them, so that all blocks of a decoder are one part of the graph.
 
 ExecuTorch prepares and serialises every part on its own, and what lies between two parts is computed by slow kernels.
-So there is nothing in the blocks, but for experts, that XNNPACK does not have: means are products with a row, masks are added, and the
-cache is read as it was before the tokens and written after all blocks.
+So there is nothing in the blocks, but for experts, that XNNPACK does not have: means are products with a row, masks are
+added, and the cache is read as it was before the tokens and written after all blocks.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """ExecuTorch's programs (.pte) for XNNPACK: the methods `prefill` and `decode`, whose state are keys and values.
 
 Inputs: ids int64 [1, n], of the size that a method is for, and position int64 [], how many tokens the state holds; what
-lies behind them is not looked at. Output: logits float32 [1, n, n_vocab]. Both methods share weights and state; a token embedding
-that is the output matrix, too, is there twice, for XNNPACK keeps its own.
+lies behind them is not looked at. Output: logits float32 [1, n, n_vocab]. Both methods share weights and state; a token
+embedding that is the output matrix, too, is there twice, for XNNPACK keeps its own.
 """
 
 from __future__ import annotations
