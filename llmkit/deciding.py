@@ -112,20 +112,40 @@ _PROGRAM: Final = Question(
         ),
     },
 )
+_PHONE: Final = Question(
+    "Which phone, and what is to compute?",
+    {
+        "cpu": (
+            "either make, on its CPU",
+            Decision(
+                "llmkit convert MODEL --to gguf-q4_0", "llama.cpp runs it there, and this type uses its dot products"
+            ),
+        ),
+        "android": (
+            "Android",
+            Decision(
+                "llmkit convert MODEL --to litertlm-int8",
+                "one file with tokenizer and template for LiteRT-LM",
+                "--to executorch for programs with ExecuTorch",
+            ),
+        ),
+        "iphone": (
+            "an iPhone or iPad",
+            Decision(
+                "llmkit convert MODEL --to coreml-int4",
+                "only Core ML reaches the Neural Engine; llmkit's packages were not run on Apple's systems",
+                "--to executorch for programs with ExecuTorch",
+            ),
+        ),
+    },
+)
 TREE: Final = Question(
     "What is to be done with the model?",
     {
         "run": ("run it on a PC or laptop", _PC),
         "serve": ("serve many users", _SERVER),
         "program": ("build it into a program", _PROGRAM),
-        "phone": (
-            "run it on a phone",
-            Decision(
-                "llmkit convert MODEL --to gguf-q4_0",
-                "llama.cpp runs it on the phone's CPU, whose dot products this type uses",
-                "LiteRT (--to litert-int8, Android) and Core ML or ExecuTorch (iOS) reach the GPU and NPU",
-            ),
-        ),
+        "phone": ("run it on a phone", _PHONE),
         "share": (
             "share weights only",
             Decision(
