@@ -161,7 +161,7 @@ def test_other_places(tiny: Path, on: Any) -> None:
     assert phone.memory is None
     assert phone.bandwidth is None
     assert all(one.target.startswith("gguf-") and one.tokens_per_second is None for one in phone.candidates)
-    assert [line.partition(":")[0] for line in phone.elsewhere] == ["LiteRT", "ExecuTorch", "Core ML"]
+    assert [line.partition(":")[0] for line in phone.elsewhere] == ["LiteRT", "LiteRT-LM", "ExecuTorch", "Core ML"]
     assert [line.partition(":")[0] for line in recommend(tiny, device="apple").elsewhere] == ["Core ML", "MLX"]
     assert "llmkit convert MODEL --to openvino-int4" in recommend(tiny, device="intel").elsewhere[0]
     on(replace(MACHINE, gpus=(Gpu("H100", 80 << 30),)))
