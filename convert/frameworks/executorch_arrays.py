@@ -45,6 +45,9 @@ class ExecutorchArrays(TorchArrays):
     def gelu_tanh(self, x: Array) -> Array:
         return Arrays.gelu_tanh(self, x)
 
+    def mask(self, seen: Array) -> Array:
+        return seen  # attention here makes of it what is added
+
     def attend(self, how: Attention, q: Array, k: Array, v: Array, seen: Array, sinks: Array | None) -> Array:
         """See `Arrays.attend`. Matrices of three axes only: with four, torch would add operations XNNPACK lacks."""
         (old_keys, new_keys), (old_values, new_values) = k, v
