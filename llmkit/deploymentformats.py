@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
-from typing import Final
+from typing import Any, Final
+
+from llmkit.convert.frameworks.packages import is_installed
+from llmkit.convert.frameworks.registry import find_framework_target
 
 _Q4_K: Final = 4.85 / 16  # as gguf-q4_k_m has on average, of 16 bits
 
@@ -59,6 +61,14 @@ class DeploymentFormat:
         return tuple(dict.fromkeys(lacking))
 
 
+def _framework(target: str, **about: Any) -> DeploymentFormat:
+    """A format of `llmkit.convert.frameworks`, which says what writing it needs."""
+    found = find_framework_target(target)
+    assert found is not None, target
+    needs = found.framework
+    return DeploymentFormat(target=target, writes=needs.packages, write_extra=needs.extra, **about)
+
+
 FORMATS: Final[tuple[DeploymentFormat, ...]] = (
     DeploymentFormat(
         name="SafeTensors",
@@ -94,18 +104,16 @@ FORMATS: Final[tuple[DeploymentFormat, ...]] = (
         write_extra="onnx",
         run_extra="ort",
     ),
-    DeploymentFormat(
+    _framework(
         name="ONNX, standard",
         purpose="other readers of ONNX: TensorRT, OpenVINO, ONNX Runtime",
         hardware="whatever reads it",
         target="onnx-standard",
         size=2.0,
-        writes=("onnx-ir",),
         runs=("onnxruntime",),
-        write_extra="onnx",
         run_extra="ort",
     ),
-    DeploymentFormat(
+    _framework(
         name="OpenVINO",
         purpose="programs on Intel's hardware",
         hardware="x86 and ARM CPUs; Intel GPU and NPU",
@@ -113,128 +121,106 @@ FORMATS: Final[tuple[DeploymentFormat, ...]] = (
         places=("intel",),
         advantage="its kernels are Intel's own, and it alone reaches Intel's GPUs and NPUs",
         size=5.1 / 16,
-        writes=("openvino", "openvino-tokenizers", "transformers"),
         runs=("openvino",),
-        write_extra="openvino",
         run_extra="openvino",
     ),
-    DeploymentFormat(
+    _framework(
         name="PyTorch .pt2",
         purpose="one graph for PyTorch's own runtimes and compilers",
         hardware="what PyTorch runs on",
         target="torch",
         size=2.0,
-        writes=("torch",),
         runs=("torch",),
-        write_extra="pytorch",
         run_extra="pytorch",
     ),
-    DeploymentFormat(
+    _framework(
         name="TorchScript",
         purpose="programs in C++ that still load it",
         hardware="what libtorch runs on",
         target="torchscript",
         size=2.0,
-        writes=("torch",),
         runs=("torch",),
-        write_extra="pytorch",
         run_extra="pytorch",
         note="deprecated: take PyTorch .pt2",
         legacy=True,
     ),
-    DeploymentFormat(
+    _framework(
         name="StableHLO",
         purpose="compilers: XLA, IREE and others",
         hardware="CPU, GPU, TPU, by compiler",
         target="stablehlo",
         size=2.0,
-        writes=("jax", "flatbuffers"),
         runs=("jax", "flatbuffers"),
-        write_extra="jax",
         run_extra="jax",
     ),
-    DeploymentFormat(
+    _framework(
         name="IREE",
         purpose="small programs without a framework",
         hardware="the CPU it was compiled for; other targets by IREE's flags",
         target="iree",
         size=2.0,
-        writes=("iree-base-compiler", "jax", "flatbuffers"),
         runs=("iree-base-runtime",),
-        write_extra="iree",
         run_extra="iree",
     ),
-    DeploymentFormat(
+    _framework(
         name="SavedModel",
         purpose="TensorFlow Serving and programs in TensorFlow",
         hardware="what TensorFlow runs on",
         target="savedmodel",
         size=2.0,
-        writes=("tensorflow|tensorflow-cpu", "jax", "flatbuffers"),
         runs=("tensorflow|tensorflow-cpu",),
-        write_extra="savedmodel",
         run_extra="savedmodel",
     ),
-    DeploymentFormat(
+    _framework(
         name="TensorRT",
         purpose="NVIDIA's GPUs at their fastest",
         hardware="NVIDIA RTX",
         target="tensorrt",
         size=2.0,
-        writes=("onnx-ir",),
-        write_extra="onnx",
         note="engine with llmkit[tensorrt]; not checked on a GPU",
         places=("cuda",),
         advantage="compiled for the GPU",
     ),
-    DeploymentFormat(
+    _framework(
         name="LiteRT",
         purpose="programs on Android and small devices",
         hardware="phones: CPU, GPU, NPU",
         target="litert-int8",
         size=0.5,
-        writes=("litert-torch", "ai-edge-quantizer"),
         runs=("ai-edge-litert",),
-        write_extra="litert",
         run_extra="litert",
         note="checked on the CPU of a PC only",
         places=("phone",),
         advantage="reaches GPU and NPU of Android phones; GGUF runs on the CPU through llama.cpp",
     ),
-    DeploymentFormat(
+    _framework(
         name="LiteRT-LM",
         purpose="chat in programs on Android: one file with everything",
         hardware="phones: CPU, GPU, NPU",
         target="litertlm-int8",
         size=0.5,
-        writes=("litert-torch", "ai-edge-quantizer", "litert-lm-builder"),
-        write_extra="litertlm",
         note="LiteRT-LM runs it; checked on the CPU of a PC only",
         places=("phone",),
         advantage="LiteRT with tokenizer and chat template",
     ),
-    DeploymentFormat(
+    _framework(
         name="ExecuTorch",
         purpose="PyTorch's programs on phones",
         hardware="the CPU, by XNNPACK; phones' GPU and NPU by others of ExecuTorch's backends",
         target="executorch",
         size=2.0,
-        writes=("executorch",),
         runs=("executorch",),
-        write_extra="executorch",
         run_extra="executorch",
         note="written for XNNPACK; not checked on a phone",
         places=("phone",),
         advantage="its backends reach GPU and NPU of phones of both makes; llmkit writes it for the CPU",
     ),
-    DeploymentFormat(
+    _framework(
         name="Core ML",
         purpose="programs on Apple's devices",
         hardware="Apple's CPU, GPU, Neural Engine",
         target="coreml-int4",
         size=5.3 / 16,
-        writes=("coremltools",),
-        write_extra="coreml",
         note="not checked on Apple's systems",
         places=("apple", "phone"),
         advantage="alone reaches the Neural Engine",
@@ -283,20 +269,10 @@ def formats_by_target() -> Mapping[str, DeploymentFormat]:
 
 def container_of(target: str) -> str:
     """Of `gguf-q4_k_m` gguf, of `openvino-int4` openvino, of `onnx-standard` that."""
-    for name in ("onnx-standard",):
-        if target.startswith(name):
-            return name
-    return target.partition("-")[0]
+    found = find_framework_target(target)
+    return target.partition("-")[0] if found is None else found.framework.name
 
 
 @cache
 def _is_installed(package: str) -> bool:
-    return any(_has(name) for name in package.split("|"))
-
-
-def _has(name: str) -> bool:
-    try:
-        version(name)
-    except PackageNotFoundError:
-        return False
-    return True
+    return is_installed(package)

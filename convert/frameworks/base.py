@@ -76,21 +76,19 @@ class FrameworkTarget:
 class Workshop:
     """What a format's `build` is given: the network, its weights by name, mapped from a file, and where to write.
 
-    architecture: the family's name. tensors: the weights as they were planned. weights: their values by name; of a
+    tensors: the weights as they were planned. weights: their values by name; of a
     blockwise type `<name>.codes`, `<name>.scales` and, where it has any, `<name>.zero_points`, in the shapes of
     `BlockwiseFormat`. weights_name: of the file of weights in the folder. settings: of `llmkit.json` so far. folder:
     where the files of the tokenizer are already. say: to be called with what is done next.
     """
 
     network: Network
-    architecture: str
     tensors: Mapping[str, PlannedTensor]
     weights: Mapping[str, NDArray[Any]]
     weights_name: str
     settings: Mapping[str, Any]
     target: FrameworkTarget
     folder: Path
-    n_threads: int
     say: Callable[[str], None]
 
 

@@ -11,40 +11,29 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.convert.execute import execute
 from llmkit.convert.frameworks.base import Built, Framework, Workshop
+from llmkit.convert.frameworks.packages import installed_version, is_installed
 from llmkit.convert.frameworks.target import WEIGHTS, stored_arrays
 from llmkit.convert.plan import ConversionPlan, PlannedTensor
 from llmkit.errors import DependencyError, EngineError, LlmkitError
 from llmkit.formats.checkpointfiles import MANIFEST
 from llmkit.formats.exported import write_manifest
 from llmkit.formats.output import publish_folder
-from llmkit.formats.safetensors import read_header
+from llmkit.formats.safetensors import map_tensors
 from llmkit.protocols import Progress
-
-_DTYPES: Final = {"F32": np.float32, "F16": np.float16, "U8": np.uint8}
 
 
 def require_packages(framework: Framework) -> None:
     """Raise DependencyError if one of the packages that write the format is not installed."""
     for package in framework.packages:
-        if not any(installed_version(name) for name in package.split("|")):
+        if not is_installed(package):
             raise DependencyError(package.partition("|")[0], framework.extra, f"writing {framework.title}")
-
-
-def installed_version(package: str) -> str | None:
-    """The version of a distribution; None if it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def assemble(
@@ -65,7 +54,6 @@ def assemble(
     assembly = plan.assembly
     assert assembly is not None
     framework = assembly.target.framework
-    require_packages(framework)
     with publish_folder(output, MANIFEST, overwrite=overwrite) as folder:
         execute(
             replace(plan, assembly=None),
@@ -77,7 +65,7 @@ def assemble(
             title="preparing weights",
         )
         weights = map_weights(folder / WEIGHTS)
-        built = _build(plan, weights, folder, threads, progress)
+        built = _build(plan, weights, folder, progress)
         sums = {tensor.name: _checksum(tensor, weights) for tensor in plan.tensors}
         del weights
         if not framework.keeps_weights:
@@ -90,31 +78,22 @@ def assemble(
 
 def map_weights(path: Path) -> dict[str, NDArray[Any]]:
     """The tensors of a SafeTensors file of F32, F16 and U8, as arrays whose pages are read when they are needed."""
-    header = read_header(path)
-    found: dict[str, NDArray[Any]] = {}
-    for name, info in header.tensors.items():
-        dtype = _DTYPES[info.dtype]
-        found[name] = np.memmap(path, dtype, "c", info.offset, info.shape)  # "c": what is written stays here
-    return found
+    return map_tensors(path, ("F32", "F16", "U8"), writable=True)
 
 
-def _build(
-    plan: ConversionPlan, weights: Mapping[str, NDArray[Any]], folder: Path, threads: int, progress: Progress
-) -> Built:
+def _build(plan: ConversionPlan, weights: Mapping[str, NDArray[Any]], folder: Path, progress: Progress) -> Built:
     assembly = plan.assembly
     assert assembly is not None
     framework = assembly.target.framework
     with _steps(progress, f"building {framework.title}") as say:
         shop = Workshop(
             network=assembly.network,
-            architecture=plan.architecture,
             tensors={tensor.name: tensor for tensor in plan.tensors},
             weights=weights,
             weights_name=WEIGHTS,
             settings=assembly.settings,
             target=assembly.target,
             folder=folder,
-            n_threads=threads,
             say=say,
         )
         try:

@@ -78,12 +78,6 @@ class CoreMlArrays(Recorder):
     def where(self, condition: Array, x: Array, otherwise: Array | float) -> Array:
         return self.wrap(mb.select(cond=condition.value, a=x.value, b=self._operand(otherwise, x.kind)), x.kind)
 
-    def put(self, cache: Array, block: int, new: Array, position: Array) -> Array:
-        raise NotImplementedError("the model's cache is a state")
-
-    def of_block(self, cache: Array, block: int) -> Array:
-        raise NotImplementedError("the model's cache is a state")
-
     def matmul(self, x: Array, y: Array) -> Array:
         return self.wrap(mb.matmul(x=x.value, y=y.value))
 

@@ -14,8 +14,8 @@ import torch
 
 from llmkit.convert.frameworks.base import Built, Workshop, fixed_sizes
 from llmkit.convert.frameworks.executorch_arrays import BufferCache, ExecutorchArrays
-from llmkit.convert.frameworks.torch_arrays import quietly
 from llmkit.convert.network.decoder import Decoder, Network
+from llmkit.formats.silence import quietly
 
 MODEL: Final = "model.pte"
 

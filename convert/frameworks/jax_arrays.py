@@ -8,10 +8,10 @@ import jax
 from jax import lax
 from jax import numpy as jnp
 
-from llmkit.convert.network.arrays import Array, Arrays
+from llmkit.convert.network.arrays import Array, StaticArrays
 
 
-class JaxArrays(Arrays):
+class JaxArrays(StaticArrays):
     """Operations on JAX's arrays, whose integers have 32 bits."""
 
     def positions(self, ids: Array) -> Array:

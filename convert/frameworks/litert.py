@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llmkit.convert.frameworks.base import Built, Workshop, fixed_sizes
-from llmkit.formats.silence import silence
+from llmkit.formats.silence import quietly, silence
 
 MODEL: Final = "model.tflite"
 
@@ -42,7 +42,6 @@ def _convert(shop: Workshop, path: Path) -> dict[str, Any]:
     import torch
 
     from llmkit.convert.frameworks.litert_arrays import IDS, LOGITS, POSITIONS, LiteRtDecoder, cache_names
-    from llmkit.convert.frameworks.torch_arrays import quietly
 
     sizes = fixed_sizes(shop.network)
     with torch.no_grad(), quietly():

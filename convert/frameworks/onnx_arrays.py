@@ -86,12 +86,6 @@ class OnnxArrays(Recorder):
     def where(self, condition: Array, x: Array, otherwise: Array | float) -> Array:
         return self._node("Where", condition, x.value, self._operand(otherwise, x.kind), kind=x.kind)
 
-    def put(self, cache: Array, block: int, new: Array, position: Array) -> Array:
-        raise NotImplementedError("the graph's cache grows")
-
-    def of_block(self, cache: Array, block: int) -> Array:
-        raise NotImplementedError("the graph's cache grows")
-
     def matmul(self, x: Array, y: Array) -> Array:
         return self._node("MatMul", x, y.value)
 

@@ -36,7 +36,7 @@ def write_graph(shop: Workshop) -> None:
 
     shop.say("building the graph")
     network, h = shop.network, shop.network.hparams
-    graph = Graph(shop.architecture, shop.weights_name, standard=True, opset=OPSET)
+    graph = Graph(shop.settings["architecture"], shop.weights_name, standard=True, opset=OPSET)
     arrays = OnnxArrays(graph)
     ids = arrays.wrap(graph.input("input_ids", ir.DataType.INT64, (1, "sequence_length")), "integer")
     past_shape = (1, h.n_kv_heads, "past_sequence_length", h.head_dim)

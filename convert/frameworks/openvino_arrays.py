@@ -82,12 +82,6 @@ class OpenVinoArrays(Recorder):
     def where(self, condition: Array, x: Array, otherwise: Array | float) -> Array:
         return self.wrap(op.select(condition.value, x.value, self._operand(otherwise, x.kind)), x.kind)
 
-    def put(self, cache: Array, block: int, new: Array, position: Array) -> Array:
-        raise NotImplementedError("the model's cache grows")
-
-    def of_block(self, cache: Array, block: int) -> Array:
-        raise NotImplementedError("the model's cache grows")
-
     def matmul(self, x: Array, y: Array) -> Array:
         return self.wrap(op.matmul(x.value, y.value, False, False))
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from llmkit.convert.network.arrays import Array, Arrays, Attention
+from llmkit.convert.network.arrays import Array, Attention, StaticArrays
 from llmkit.convert.network.decoder import Network
 
 
-class TorchArrays(Arrays):
+class TorchArrays(StaticArrays):
     """Operations on tensors; `put` writes into the cache that it is given."""
 
     def positions(self, ids: Array) -> Array:
@@ -112,7 +110,7 @@ class TorchArrays(Arrays):
 class TorchDecoder(torch.nn.Module):  # type: ignore[misc]  # torch is not typed here
     """`forward(ids, position, keys, values)`: see `Network.forward`. Weights are buffers, `.` in their names `__`."""
 
-    def __init__(self, network: Network, weights: Mapping[str, Any], arrays: Arrays | None = None) -> None:
+    def __init__(self, network: Network, weights: Mapping[str, Any], arrays: StaticArrays | None = None) -> None:
         super().__init__()
         self._network = network
         self._arrays = arrays or TorchArrays()
@@ -134,11 +132,3 @@ class TorchDecoder(torch.nn.Module):  # type: ignore[misc]  # torch is not typed
         """Arguments for tracing with n tokens; keys and values are two tensors, or they would be taken for one."""
         shape = self._network.cache_shape
         return torch.arange(n)[None], torch.tensor(0), torch.zeros(shape), torch.zeros(shape)
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Without torch's warnings: of arrays that cannot be written to, and of what is deprecated or experimental."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

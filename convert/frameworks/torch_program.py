@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 
 from llmkit.convert.frameworks.base import Built, Workshop
-from llmkit.convert.frameworks.torch_arrays import TorchDecoder, quietly
+from llmkit.convert.frameworks.torch_arrays import TorchDecoder
+from llmkit.formats.silence import quietly
 
 MODEL = "model.pt2"
 

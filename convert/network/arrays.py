@@ -61,17 +61,6 @@ class Arrays(ABC):
     def where(self, condition: Array, x: Array, otherwise: Array | float) -> Array: ...
 
     @abstractmethod
-    def put(self, cache: Array, block: int, new: Array, position: Array) -> Array:
-        """A cache [blocks, 1, heads, positions, width] with the rows of a block from `position` on replaced.
-
-        new: [1, heads, n, width]. The cache that is given may change; the one that is returned is to be used.
-        """
-
-    @abstractmethod
-    def of_block(self, cache: Array, block: int) -> Array:
-        """A block's part of a cache, [1, heads, positions, width]."""
-
-    @abstractmethod
     def matmul(self, x: Array, y: Array) -> Array: ...
 
     @abstractmethod
@@ -160,3 +149,18 @@ class Arrays(ABC):
     @abstractmethod
     def without_column(self, x: Array) -> Array:
         """What has one column, without the last axis."""
+
+
+class StaticArrays(Arrays):
+    """With operations on caches of fixed length, for frameworks that have those."""
+
+    @abstractmethod
+    def put(self, cache: Array, block: int, new: Array, position: Array) -> Array:
+        """A cache [blocks, 1, heads, positions, width] with the rows of a block from `position` on replaced.
+
+        new: [1, heads, n, width]. The cache that is given may change; the one that is returned is to be used.
+        """
+
+    @abstractmethod
+    def of_block(self, cache: Array, block: int) -> Array:
+        """A block's part of a cache, [1, heads, positions, width]."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from llmkit.convert.network.arrays import Array, Arrays
+from llmkit.convert.network.arrays import Array, Arrays, StaticArrays
 
 
 class Cache(Protocol):
@@ -44,7 +44,7 @@ class StaticCache:
     """
 
     def __init__(
-        self, arrays: Arrays, ids: Array, position: Array, keys: Array, values: Array, shape: Sequence[int]
+        self, arrays: StaticArrays, ids: Array, position: Array, keys: Array, values: Array, shape: Sequence[int]
     ) -> None:
         self._arrays = arrays
         self._position = position

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from llmkit.convert.archs import Experts, HParams
 from llmkit.convert.archs.structure import Structure
-from llmkit.convert.network.arrays import Array, Arrays, Attention
+from llmkit.convert.network.arrays import Array, Arrays, Attention, StaticArrays
 from llmkit.convert.network.cache import Cache, StaticCache
 from llmkit.convert.network.rotary import ROTARY, SLIDING_ROTARY
 
@@ -39,7 +39,7 @@ class Network:
         return h.n_layers, 1, h.n_kv_heads, self.n_context, h.head_dim
 
     def forward(
-        self, arrays: Arrays, weights: Weights, ids: Array, position: Array, keys: Array, values: Array
+        self, arrays: StaticArrays, weights: Weights, ids: Array, position: Array, keys: Array, values: Array
     ) -> tuple[Array, Array, Array]:
         """Process tokens behind those in a cache of fixed length.
 

@@ -7,9 +7,13 @@ tensors' bytes follow, without holes or overlaps, up to the end of the file.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from llmkit.errors import FormatError
 from llmkit.formats.files import foreign_content, open_regular, read_exactly
@@ -24,6 +28,8 @@ DTYPE_BITS: Final[dict[str, int]] = {
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
     "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64,
 }  # fmt: skip
+
+_NUMPY: Final = {"F32": np.float32, "F16": np.float16, "U8": np.uint8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,21 @@ def read_header(path: Path) -> SafetensorsHeader:
     tensors.sort(key=lambda info: (info.offset, info.nbytes))
     _check_coverage(tensors, path, 8 + length, size)
     return SafetensorsHeader(path, {info.name: info for info in tensors}, metadata)
+
+
+def map_tensors(path: Path, dtypes: Sequence[str], *, writable: bool = False) -> dict[str, NDArray[Any]]:
+    """The tensors by name, as arrays whose pages are read from the file when they are needed.
+
+    dtypes: those that there may be, of F32, F16 and U8. writable: what is written to the arrays stays in memory.
+
+    Raises FormatError as `read_header` does, and for another dtype.
+    """
+    found: dict[str, NDArray[Any]] = {}
+    for name, info in read_header(path).tensors.items():
+        if info.dtype not in dtypes:
+            raise FormatError(path, f"is {info.dtype}; expected {' or '.join(dtypes)}", tensor=name)
+        found[name] = np.memmap(path, _NUMPY[info.dtype], "c" if writable else "r", info.offset, info.shape)
+    return found
 
 
 def _checked_metadata(metadata: Any, path: Path) -> dict[str, str]:

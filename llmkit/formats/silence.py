@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,3 +30,11 @@ def silence() -> Iterator[None]:
             os.dup2(copy, target)
             os.close(copy)
         os.close(nowhere)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without Python's warnings: of what is deprecated, experimental, or no concern here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

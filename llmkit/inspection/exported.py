@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.errors import FormatError
-from llmkit.formats.chattemplates import read_chat_templates
 from llmkit.formats.checkpointfiles import MANIFEST
 from llmkit.formats.exported import ExportedModel, read_exported
 from llmkit.formats.safetensors import read_header
-from llmkit.formats.strictjson import read_json_object
-from llmkit.inspection.records import ChatTemplate, Hyperparameters, Inspection
-from llmkit.inspection.tokenizer import read_tokenizer
+from llmkit.inspection.records import Hyperparameters, Inspection
+from llmkit.inspection.tokenizer import read_templates, read_tokenizer
 from llmkit.types import TensorInfo
 
 
@@ -24,9 +22,6 @@ def inspect_exported(folder: Path) -> Inspection:
     of their own; of others the offset is -1. Raises FormatError for a damaged folder.
     """
     found = read_exported(folder)
-    config = folder / "tokenizer_config.json"
-    settings = read_json_object(config) if config.is_file() else {}
-    templates = read_chat_templates(folder, settings)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     shape = found.cache_shape
     return Inspection(
@@ -40,7 +35,7 @@ def inspect_exported(folder: Path) -> Inspection:
             n_context=found.n_context, n_layers=shape[0], n_kv_heads=shape[2], n_vocab=found.n_vocab
         ),
         tokenizer=read_tokenizer(folder, bos=found.values["token_ids"].get("bos"), ends=found.ends),
-        templates=tuple(ChatTemplate(name, text) for name, text in templates.items()),
+        templates=read_templates(folder),
         metadata={key: value for key, value in found.values.items() if key != "tensors"},
     )
 

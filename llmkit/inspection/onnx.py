@@ -6,12 +6,10 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from llmkit.formats.chattemplates import read_chat_templates
 from llmkit.formats.genai import GenaiFolder, read_genai_folder
 from llmkit.formats.onnxmodel import Blocks, OnnxTensor
-from llmkit.formats.strictjson import read_json_object
-from llmkit.inspection.records import ChatTemplate, Hyperparameters, Inspection
-from llmkit.inspection.tokenizer import read_tokenizer
+from llmkit.inspection.records import Hyperparameters, Inspection
+from llmkit.inspection.tokenizer import read_templates, read_tokenizer
 from llmkit.types import TensorInfo
 
 
@@ -22,9 +20,6 @@ def inspect_onnx(folder: Path) -> Inspection:
     """
     found = read_genai_folder(folder)
     model = found.model
-    config = folder / "tokenizer_config.json"
-    settings = read_json_object(config) if config.is_file() else {}
-    templates = read_chat_templates(folder, settings)
     decoder = found.config["model"]["decoder"]
     files = (model.path, *model.files)
     return Inspection(
@@ -43,7 +38,7 @@ def inspect_onnx(folder: Path) -> Inspection:
             n_vocab=found.n_vocab,
         ),
         tokenizer=read_tokenizer(folder, bos=found.config["model"].get("bos_token_id"), ends=found.ends),
-        templates=tuple(ChatTemplate(name, text) for name, text in templates.items()),
+        templates=read_templates(folder),
         metadata={"producer": model.producer, "opsets": dict(model.opsets), "operators": dict(model.operators)},
     )
 

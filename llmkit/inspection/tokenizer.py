@@ -1,11 +1,12 @@
-"""The tokenizer of a folder with a tokenizer.json and a model whose settings name its special tokens."""
+"""Tokenizer and templates of a folder with a tokenizer.json and a model whose settings name its special tokens."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from llmkit.formats.chattemplates import read_chat_templates
 from llmkit.formats.strictjson import read_json_object
-from llmkit.inspection.records import Tokenizer
+from llmkit.inspection.records import ChatTemplate, Tokenizer
 
 
 def read_tokenizer(folder: Path, *, bos: object, ends: frozenset[int]) -> Tokenizer | None:
@@ -21,3 +22,10 @@ def read_tokenizer(folder: Path, *, bos: object, ends: frozenset[int]) -> Tokeni
         bos=bos if isinstance(bos, int) else None,
         eos=min(ends, default=None),
     )
+
+
+def read_templates(folder: Path) -> tuple[ChatTemplate, ...]:
+    """The chat templates that lie in the folder."""
+    config = folder / "tokenizer_config.json"
+    settings = read_json_object(config) if config.is_file() else {}
+    return tuple(ChatTemplate(name, text) for name, text in read_chat_templates(folder, settings).items())

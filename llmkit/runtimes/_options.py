@@ -1,4 +1,4 @@
-"""Which sampling options make sense."""
+"""Which options make sense: of sampling, and of loading a model."""
 
 from __future__ import annotations
 
@@ -56,3 +56,10 @@ def checked(options: SamplingOptions | None) -> SamplingOptions:
     if options.seed is None:
         return replace(options, seed=secrets.randbelow(_MAX_SEED + 1))
     return options
+
+
+def check_counts(**counts: int | None) -> None:
+    """Raise EngineError, naming the option, for a number that is below 1 or more than 31 bits; None is none."""
+    for name, value in counts.items():
+        if value is not None and not 1 <= value < 2**31:
+            raise EngineError(f"{name} is {value}: expected 1 or more")

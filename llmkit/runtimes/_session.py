@@ -397,6 +397,18 @@ class LogitsSession(DecoderSession):
         self._context.close()
 
 
+class GraphSession(LogitsSession):
+    """A session of a model that has no other output than logits."""
+
+    def hidden_states(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """The model has no such output: raises EngineError."""
+        raise EngineError(f"{self._info.extra['path']} gives logits only: embeddings need a GGUF file")
+
+    def embed(self, text: str | Sequence[int], *, normalize: bool = True) -> NDArray[np.float32]:
+        """The model has no such output: raises EngineError."""
+        return self.hidden_states(())
+
+
 class _KnownText:
     """The text of the latest prompt and answer with the tokens that were really processed.
 

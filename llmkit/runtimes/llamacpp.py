@@ -23,6 +23,7 @@ from llmkit.runtimes._llama_embedding import choose_pooling, is_encoder, pool
 from llmkit.runtimes._llama_sampler import choosing
 from llmkit.runtimes._llama_vocab import Vocabulary
 from llmkit.runtimes._machine import default_threads
+from llmkit.runtimes._options import check_counts
 from llmkit.runtimes._session import DecoderSession
 from llmkit.runtimes.requests import check_prompt
 
@@ -54,9 +55,7 @@ def load(
     Raises FormatError for a damaged file, EngineError if llama.cpp cannot load it (with llama.cpp's own words),
     DependencyError if llama-cpp-python is not installed.
     """
-    for name, value in (("n_context", n_context), ("n_threads", n_threads)):
-        if value is not None and not 1 <= value < 2**31:
-            raise EngineError(f"{name} is {value}: expected 1 or more")
+    check_counts(n_context=n_context, n_threads=n_threads)
     if not 0 <= n_branches <= MOST_BRANCHES:
         raise EngineError(f"n_branches is {n_branches}: expected at most {MOST_BRANCHES}")
     _llama_model.check_file(Path(path), n_context)

@@ -22,8 +22,9 @@ from llmkit.formats.genai import GenaiFolder, read_genai_folder
 from llmkit.protocols import SessionInfo
 from llmkit.runtimes._hf_vocabulary import HfVocabulary
 from llmkit.runtimes._machine import default_threads
+from llmkit.runtimes._options import check_counts
 from llmkit.runtimes._prefix import common_prefix
-from llmkit.runtimes._session import LogitsSession
+from llmkit.runtimes._session import GraphSession
 
 DEFAULT_CONTEXT: Final = 4096
 DEVICES: Final = ("auto", "cpu", "cuda")
@@ -48,9 +49,7 @@ def load(
     Raises FormatError for a damaged folder, EngineError if ONNX Runtime cannot load it or there is no such device,
     DependencyError if onnxruntime-genai is not installed.
     """
-    for name, value in (("n_context", n_context), ("n_threads", n_threads)):
-        if value is not None and not 1 <= value < 2**31:
-            raise EngineError(f"{name} is {value}: expected 1 or more")
+    check_counts(n_context=n_context, n_threads=n_threads)
     if device not in DEVICES:
         raise EngineError(f"device is {device!r}: expected one of {', '.join(DEVICES)}")
     started = time.perf_counter()
@@ -83,16 +82,8 @@ def load(
     return OrtSession(vocabulary, context, info, templates=templates, template=template)
 
 
-class OrtSession(LogitsSession):
+class OrtSession(GraphSession):
     """A model on ONNX Runtime GenAI; implements `llmkit.protocols.Session`. `load` makes one."""
-
-    def hidden_states(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """The graph has no such output: raises EngineError."""
-        raise EngineError(f"{self._info.extra['path']} gives logits only: embeddings need a GGUF file")
-
-    def embed(self, text: str | Sequence[int], *, normalize: bool = True) -> NDArray[np.float32]:
-        """The graph has no such output: raises EngineError."""
-        return self.hidden_states(())
 
 
 class _Context:

@@ -22,6 +22,7 @@ from llmkit.formats.strictjson import read_json_object
 from llmkit.protocols import SessionInfo
 from llmkit.runtimes._hf_vocabulary import HfVocabulary
 from llmkit.runtimes._machine import default_threads
+from llmkit.runtimes._options import check_counts
 from llmkit.runtimes._prefix import common_prefix
 from llmkit.runtimes._session import LogitsSession
 
@@ -53,9 +54,7 @@ def load(
     DependencyError if torch or transformers is not installed.
     """
     folder = Path(path)
-    for name, value in (("n_context", n_context), ("n_threads", n_threads)):
-        if value is not None and not 1 <= value < 2**31:
-            raise EngineError(f"{name} is {value}: expected 1 or more")
+    check_counts(n_context=n_context, n_threads=n_threads)
     if dtype not in DTYPES:
         raise EngineError(f"dtype is {dtype!r}: expected one of {', '.join(DTYPES)}")
     if not (folder / CONFIG).is_file():

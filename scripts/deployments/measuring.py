@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +99,7 @@ def measure(
         )
         if checked.returncode:
             return Outcome(target, found.precision, problem=_last_line(checked.stderr))
-        fields = {name: getattr(made, name) for name in made.__slots__}
-        return Outcome(**{**fields, "checked": json.loads(checked.stdout.splitlines()[-1])})
+        return replace(made, checked=json.loads(checked.stdout.splitlines()[-1]))
     finally:
         shutil.rmtree(output, ignore_errors=True)
 

@@ -7,13 +7,9 @@ engine computes logits and keeps a cache.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Final
-
-import numpy as np
-from numpy.typing import NDArray
 
 from llmkit.errors import EngineError, UnsupportedError
 from llmkit.formats.chattemplates import read_chat_templates
@@ -21,7 +17,8 @@ from llmkit.formats.exported import ExportedModel, read_exported
 from llmkit.protocols import SessionInfo
 from llmkit.runtimes._hf_vocabulary import HfVocabulary
 from llmkit.runtimes._machine import default_threads
-from llmkit.runtimes._session import LogitsSession
+from llmkit.runtimes._options import check_counts
+from llmkit.runtimes._session import GraphSession
 from llmkit.runtimes.exported.context import EngineContext
 from llmkit.runtimes.exported.engine import Engine
 
@@ -56,9 +53,7 @@ def load(
     Raises FormatError for a damaged folder, UnsupportedError for a format that does not run here, EngineError if its
     engine cannot load it, DependencyError if that is not installed.
     """
-    for name, value in (("n_context", n_context), ("n_threads", n_threads)):
-        if value is not None and not 1 <= value < 2**31:
-            raise EngineError(f"{name} is {value}: expected 1 or more")
+    check_counts(n_context=n_context, n_threads=n_threads)
     if device not in ("auto", "cpu"):
         raise EngineError(f"device is {device!r}: this runs on the CPU here: expected cpu or auto")
     started = time.perf_counter()
@@ -95,16 +90,8 @@ def load(
     return ExportedSession(vocabulary, context, info, templates=templates, template=template)
 
 
-class ExportedSession(LogitsSession):
+class ExportedSession(GraphSession):
     """A model of a deployment format; implements `llmkit.protocols.Session`. `load` makes one."""
-
-    def hidden_states(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """The models have no such output: raises EngineError."""
-        raise EngineError(f"{self._info.extra['path']} gives logits only: embeddings need a GGUF file")
-
-    def embed(self, text: str | Sequence[int], *, normalize: bool = True) -> NDArray[np.float32]:
-        """The models have no such output: raises EngineError."""
-        return self.hidden_states(())
 
 
 def _open(model: ExportedModel, n_threads: int) -> Engine:

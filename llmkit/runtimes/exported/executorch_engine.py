@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.formats.exported import ExportedModel
+from llmkit.formats.silence import quietly
 from llmkit.runtimes.exported.engine import FixedEngine, engine_errors
 
 _models_loaded: Final[list[Path]] = []
@@ -19,8 +19,7 @@ def open_engine(model: ExportedModel, n_threads: int) -> ExecutorchEngine:
     """Load the model. The first one of a process determines its threads.
 
     Raises FormatError, EngineError, DependencyError."""
-    with engine_errors(model, "cannot load it", "executorch", "executorch"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what is experimental
+    with engine_errors(model, "cannot load it", "executorch", "executorch"), quietly():
         from executorch.extension.pybindings import portable_lib
         from executorch.runtime import Runtime, Verification
 

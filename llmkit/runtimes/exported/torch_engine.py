@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.formats.exported import ExportedModel
+from llmkit.formats.silence import quietly
 from llmkit.formats.torchprograms import check_program, check_script
 from llmkit.runtimes.exported.engine import engine_errors
 
 
 def open_engine(model: ExportedModel, n_threads: int) -> TorchEngine:
     """Load the model. Raises FormatError, EngineError, DependencyError."""
-    with engine_errors(model, "cannot load it", "torch", "pytorch"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what is deprecated or experimental
+    with engine_errors(model, "cannot load it", "torch", "pytorch"), quietly():
         import torch
 
         torch.set_num_threads(n_threads)

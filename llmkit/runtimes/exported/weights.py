@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.errors import FormatError
 from llmkit.formats.exported import ExportedModel
-from llmkit.formats.safetensors import read_header
-
-_DTYPES: Final = {"F32": np.float32, "F16": np.float16}
+from llmkit.formats.safetensors import map_tensors
 
 
-def read_weights(model: ExportedModel) -> dict[str, NDArray[np.float32]]:
+def read_weights(model: ExportedModel) -> dict[str, NDArray[Any]]:
     """All of them, mapped from the file, by name. Raises FormatError."""
-    found: dict[str, NDArray[np.float32]] = {}
-    for name, info in read_header(model.file("weights")).tensors.items():
-        if info.dtype not in _DTYPES:
-            raise FormatError(info.path, f"is {info.dtype}; expected F32 or F16", tensor=name)
-        found[name] = np.memmap(info.path, _DTYPES[info.dtype], "r", info.offset, info.shape)
-    return found
+    return map_tensors(model.file("weights"), ("F32", "F16"))

@@ -133,7 +133,7 @@ def test_an_input_in_the_output_folder(tmp_path: Path) -> None:
 def test_a_missing_library(name: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from llmkit.convert.frameworks import build
 
-    monkeypatch.setattr(build, "installed_version", lambda package: None)
+    monkeypatch.setattr(build, "is_installed", lambda packages: False)
     with pytest.raises(DependencyError, match=rf"pip install 'llmkit\[{FRAMEWORKS[name].extra}\]'"):
         llmkit.convert(tiny, name, output=tmp_path / "m")
     assert not list(tmp_path.iterdir())
