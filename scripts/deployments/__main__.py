@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from deployments.environments import environment
+from deployments.environments import environment, extras_of
 from deployments.measuring import Outcome, measure
 from deployments.reference import write_reference, write_tiny
 from llmkit.convert.frameworks.registry import FRAMEWORKS
@@ -33,11 +34,12 @@ def main() -> int:
         folder = Path(name)
         model = arguments.model or write_tiny(folder / "tiny")
         reference = write_reference(model, folder / "reference.npz")
-        for target in targets:
-            with environment(target, remove=arguments.remove) as found:
-                outcome = measure(found, model, target, reference, folder / "output", arguments.context)
-            outcomes.append(outcome)
-            print(f"{target}: {outcome.problem or 'done'}", file=sys.stderr, flush=True)
+        for extras, same in groupby(targets, extras_of):
+            with environment(extras, remove=arguments.remove) as found:
+                for target in same:
+                    outcome = measure(found, model, target, reference, folder / "output", arguments.context)
+                    outcomes.append(outcome)
+                    print(f"{target}: {outcome.problem or 'done'}", file=sys.stderr, flush=True)
     print(table(outcomes))
     if arguments.json:
         arguments.json.write_text(json.dumps([outcome.to_dict() for outcome in outcomes], indent=2) + "\n")

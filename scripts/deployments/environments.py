@@ -19,6 +19,8 @@ REPOSITORY: Final = Path(__file__).resolve().parents[2]
 FOLDER: Final = REPOSITORY / "build" / "formats"
 # Without it pip takes the build for CUDA, of several gigabytes.
 _CONSTRAINTS: Final = "torch==2.13.0\n"
+# With these a target has more in it: TensorRT's folder an engine.
+_BESIDES: Final = {"tensorrt": "tensorrt"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +32,17 @@ class Environment:
     installed: int
 
 
-@contextmanager
-def environment(target: str, *, remove: bool) -> Iterator[Environment]:
-    """The environment for a target, made if it is not there yet."""
-    found = find_framework_target(target)
-    assert found is not None, f"{target} is no deployment format with an environment of its own"
+def extras_of(target: str) -> tuple[str, ...]:
+    """What a target takes to be written and run; SystemExit if there is no such target."""
+    if find_framework_target(target) is None:
+        raise SystemExit(f"{target} is no deployment format with an environment of its own")
     format = formats_by_target()[container_of(target)]
-    extras = tuple(dict.fromkeys(filter(None, (format.write_extra, format.run_extra))))
+    return tuple(dict.fromkeys(filter(None, (format.write_extra, format.run_extra, _BESIDES.get(target)))))
+
+
+@contextmanager
+def environment(extras: tuple[str, ...], *, remove: bool) -> Iterator[Environment]:
+    """The environment with these extras, made if it is not there yet."""
     folder = FOLDER / "-".join(extras)
     python = folder / "bin" / "python"
     done = folder / "installed"
@@ -47,11 +53,10 @@ def environment(target: str, *, remove: bool) -> Iterator[Environment]:
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
         constraints = FOLDER / "constraints.txt"
         constraints.write_text(_CONSTRAINTS)
-        shutil.rmtree(REPOSITORY / "build" / "lib", ignore_errors=True)  # setuptools would pack modules that are gone
         options = ["--quiet", "--disable-pip-version-check"]
         environ = {**os.environ, "PIP_CONSTRAINT": str(constraints)}
         environ.pop("PYTHONPATH", None)
-        command = [str(python), "-m", "pip", "install", *options, f"{REPOSITORY}[{','.join(extras)}]"]
+        command = [str(python), "-m", "pip", "install", *options, "-e", f"{REPOSITORY}[{','.join(extras)}]"]
         subprocess.run(command, check=True, env=environ, stdout=sys.stderr)
         done.touch()
     try:
