@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from llmkit.errors import EvaluationError, LlmkitError
-from llmkit.machine import processor
+from llmkit.machine import nvidia_gpus, processor
 from llmkit.progress import Silent
 from llmkit.protocols import Progress
 from llmkit.sessions import located
@@ -81,7 +81,7 @@ class ModelSpeed:
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """All models, in the order in which they were measured, and the machine.
+    """All models, in the order in which they were measured, and the machine. gpus: names, where a model ran on one.
 
     interrupted: whether Ctrl-C ended it, so that models, tests or runs are missing.
     """
@@ -93,6 +93,12 @@ class Benchmark:
     repetitions: int
     versions: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
+    gpus: tuple[str, ...] = ()
+
+    @property
+    def machine(self) -> str:
+        """Processor and GPUs in a few words."""
+        return ", ".join((self.cpu, f"{self.n_cpus} CPUs", *self.gpus))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -191,6 +197,7 @@ def bench(
         repetitions=repetitions,
         versions=versions(),
         interrupted=len(found) < len(resolved) or any(model.interrupted for model in found),
+        gpus=tuple(gpu.name for gpu in nvidia_gpus()) if any(model.device == "cuda" for model in found) else (),
     )
 
 

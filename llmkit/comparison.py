@@ -206,7 +206,7 @@ def _environment(evaluation: Evaluation, speeds: Benchmark | None) -> dict[str, 
     found = {"engines": ", ".join(engines)}
     if speeds is not None:
         found |= {
-            "processor": f"{speeds.cpu}, {speeds.n_cpus} CPUs, {speeds.models[0].n_threads} threads",
+            "processor": f"{speeds.machine}, {speeds.models[0].n_threads} threads",
             "Python": speeds.python,
             "versions": ", ".join(f"{name} {version}" for name, version in speeds.versions.items()),
             "runs of each test": str(speeds.repetitions),

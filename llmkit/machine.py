@@ -66,7 +66,7 @@ def this_machine() -> Machine:
         instruction_sets=tuple(name for flag, name in _SETS.items() if flag in info.get("flags", "").split()),
         memory=physical_memory(),
         available=_available_memory(),
-        gpus=_gpus(),
+        gpus=nvidia_gpus(),
     )
 
 
@@ -135,7 +135,8 @@ def _available_memory() -> int | None:
     return max(0, min(found, limit - used + kept))
 
 
-def _gpus() -> tuple[Gpu, ...]:
+def nvidia_gpus() -> tuple[Gpu, ...]:
+    """Those that nvidia-smi tells of."""
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
     try:
         text = subprocess.run(command, capture_output=True, text=True, timeout=_TOLD, check=True).stdout

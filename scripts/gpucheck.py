@@ -6,6 +6,7 @@ import argparse
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -47,8 +48,10 @@ def main() -> int:
     targets = arguments.target or list(_LARGEST_SHARE)
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        gguf = llmkit.convert(checkpoint, "gguf-q4_k_m", output=folder / "q4_k_m.gguf").path
-        runs = [_run(gguf, "gguf-q4_k_m", "llama.cpp, CPU", None)]
+        runs = []
+        if find_spec("llama_cpp"):
+            gguf = llmkit.convert(checkpoint, "gguf-q4_k_m", output=folder / "q4_k_m.gguf").path
+            runs.append(_run(gguf, "gguf-q4_k_m", "llama.cpp, CPU", None))
         problems = []
         reason = ""
         for target in targets:

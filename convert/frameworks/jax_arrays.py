@@ -10,6 +10,9 @@ from jax import numpy as jnp
 
 from llmkit.convert.network.arrays import Array, StaticArrays
 
+# GPUs and TPUs would round float32 for their matrix units.
+_PRECISION = lax.Precision.HIGHEST
+
 
 class JaxArrays(StaticArrays):
     """Operations on JAX's arrays, whose integers have 32 bits."""
@@ -47,7 +50,7 @@ class JaxArrays(StaticArrays):
         return cache[block]
 
     def matmul(self, x: Array, y: Array) -> Array:
-        return x @ y
+        return jnp.matmul(x, y, precision=_PRECISION)
 
     def inverse_root(self, x: Array) -> Array:
         return lax.rsqrt(x)
@@ -82,5 +85,5 @@ class JaxArrays(StaticArrays):
 
     def linear(self, x: Array, weight: Array, bias: Array | None) -> Array:
         # Along the columns of both: no transposed copy of the weight, whatever compiles it.
-        product = lax.dot_general(x, weight, (((x.ndim - 1,), (1,)), ((), ())))
+        product = lax.dot_general(x, weight, (((x.ndim - 1,), (1,)), ((), ())), precision=_PRECISION)
         return product if bias is None else product + bias

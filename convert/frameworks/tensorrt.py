@@ -1,8 +1,9 @@
 """TensorRT for RTX: an engine built from the graph of `onnx-standard`, or that graph and the command that builds one.
 
-Neither building nor running was checked on a GPU. The engine is compiled for the GPU at hand when it is first loaded
-there; graph and weights stay beside it, since an engine is for one version of TensorRT only. TensorRT proper builds one
-from the same graph, with trtexec and the same shapes.
+The engine is compiled for the GPU at hand when it is first loaded there; its numbers were not checked on one. TensorRT
+for RTX knows GPUs of compute capability 8.0, 8.6, 8.9 and from 12.0 on, and says so of others, such as an H100 (9.0).
+Graph and weights stay beside the engine, which is for one version of TensorRT only. TensorRT proper builds one from the
+same graph, with trtexec and the same shapes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from llmkit.errors import EngineError
 
 ENGINE: Final = "model.engine"
 COMMAND: Final = "build-engine.sh"
-_UNCHECKED: Final = "TensorRT: nothing of it was checked on a GPU"
+_UNCHECKED: Final = "TensorRT: its numbers were not checked on a GPU"
 
 
 def build(shop: Workshop) -> Built:
@@ -71,6 +72,7 @@ def _build_engine(trt: Any, folder: Path, shapes: dict[str, tuple[tuple[int, ...
         profile.set_shape(name, *found)
     config = builder.create_builder_config()
     config.add_optimization_profile(profile)
+    config.clear_flag(trt.BuilderFlag.TF32)  # or float32 would be rounded to 10 bits of mantissa
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise EngineError("TensorRT could not build an engine from the graph")

@@ -54,7 +54,7 @@ def command(ctx: click.Context, /, models: tuple[str, ...], form: str | None, **
         click.echo(markdown([_HEAD, *rows]))
     else:
         click.echo(aligned([_HEAD, *rows]))
-        click.echo(f"{result.cpu}, {result.n_cpus} CPUs; runs: {result.repetitions}; {_named(result.versions)}")
+        click.echo(f"{result.machine}; runs: {result.repetitions}; {_named(result.versions)}")
 
 
 def _rows(result: Benchmark) -> list[tuple[str, ...]]:
@@ -62,8 +62,9 @@ def _rows(result: Benchmark) -> list[tuple[str, ...]]:
     for model in result.models:
         memory = "" if model.peak_resident is None else f"{model.peak_resident / 1e6:,.0f} MB"
         first = "" if model.first_token_seconds is None else f"{model.first_token_seconds:.2f} s"
+        engine = model.engine if model.device == "cpu" else f"{model.engine}, {model.device}"
         found += [
-            (model.name, f"{model.size / 1e6:,.1f} MB", model.engine, str(model.n_threads), test.name,
+            (model.name, f"{model.size / 1e6:,.1f} MB", engine, str(model.n_threads), test.name,
              f"{test.mean:.2f} ± {test.spread:.2f}", f"{model.load_seconds:.2f} s", first, memory)
             for test in model.tests
         ]  # fmt: skip

@@ -25,6 +25,7 @@ from llmkit.runtimes._machine import default_threads
 from llmkit.runtimes._options import check_counts
 from llmkit.runtimes._prefix import common_prefix
 from llmkit.runtimes._session import GraphSession
+from llmkit.runtimes.ortcuda import load_cuda_libraries
 
 DEFAULT_CONTEXT: Final = 4096
 DEVICES: Final = ("auto", "cpu", "cuda")
@@ -173,7 +174,8 @@ def _choose_device(engine: Any, device: str) -> str:
     """The device for one that was asked for. Raises EngineError if there is none."""
     if device == "cpu":
         return "cpu"
-    has_cuda = bool(engine.is_cuda_available())
+    is_built_for_it = "cuda" in getattr(engine, "__id__", "cuda")  # or ONNX Runtime is imported to ask it
+    has_cuda = is_built_for_it and load_cuda_libraries() and bool(engine.is_cuda_available())
     if device == "cuda" and not has_cuda:
         raise EngineError(
             "device cuda: this onnxruntime-genai has no CUDA, or there is no GPU; pip install 'llmkit[ort-cuda]' in an "

@@ -22,7 +22,7 @@ from llmkit.runtimes._session import GraphSession
 from llmkit.runtimes.exported.context import EngineContext
 from llmkit.runtimes.exported.engine import Engine
 
-# The module here that runs a format; has `open_engine(model, n_threads)`.
+# The module here that runs a format; has `open_engine(model, n_threads, device)`.
 ENGINES: Final = {
     "torch": "torch_engine",
     "torchscript": "torch_engine",
@@ -34,6 +34,8 @@ ENGINES: Final = {
     "savedmodel": "tensorflow_engine",
     "executorch": "executorch_engine",
 }
+# Where they can be run other than on the CPU.
+DEVICES: Final = dict.fromkeys(("torch", "stablehlo", "onnx-standard"), ("auto", "cpu", "cuda"))
 
 
 def load(
@@ -48,16 +50,18 @@ def load(
 
     `n_context`: the most tokens of prompt and answer; by default the length of the model's cache, which it cannot
     exceed. `n_threads`: by default the physical cores this process may use. `template`: which chat template to use, as
-    `llmkit.template.choose_template` explains. `device`: "cpu" or "auto", which are the same here.
+    `llmkit.template.choose_template` explains. `device`: "cpu"; "cuda" where `DEVICES` has it; or "auto", which takes
+    CUDA where the format's engine has it and there is a GPU; `info.extra["device"]` says what was taken.
 
     Raises FormatError for a damaged folder, UnsupportedError for a format that does not run here, EngineError if its
     engine cannot load it, DependencyError if that is not installed.
     """
     check_counts(n_context=n_context, n_threads=n_threads)
-    if device not in ("auto", "cpu"):
-        raise EngineError(f"device is {device!r}: this runs on the CPU here: expected cpu or auto")
     started = time.perf_counter()
     model = read_exported(Path(path))
+    devices = DEVICES.get(model.format, ("auto", "cpu"))
+    if device not in devices:
+        raise EngineError(f"device is {device!r}: {model.format} models run on {' or '.join(devices)} here")
     if n_context is not None and n_context > model.n_context:
         raise EngineError(
             f"{path}: a context of {n_context:,} is too large: its cache was made for {model.n_context:,} tokens "
@@ -65,7 +69,7 @@ def load(
         )
     vocabulary = HfVocabulary(model.path, n_tokens=model.n_vocab, ends=model.ends)
     n_threads = n_threads or default_threads()
-    engine = _open(model, n_threads)
+    engine = _open(model, n_threads, device)
     templates = read_chat_templates(model.path, vocabulary.config)
     n_context = n_context or model.n_context
     info = SessionInfo(
@@ -83,7 +87,7 @@ def load(
             "path": str(path),
             "trained_context": str(model.values.get("trained_context", model.n_context)),
             "templates": ", ".join(templates),
-            "device": "cpu",
+            "device": engine.device,
         },
     )
     context = EngineContext(engine, n_context, model.tokens_at_once)
@@ -94,9 +98,9 @@ class ExportedSession(GraphSession):
     """A model of a deployment format; implements `llmkit.protocols.Session`. `load` makes one."""
 
 
-def _open(model: ExportedModel, n_threads: int) -> Engine:
+def _open(model: ExportedModel, n_threads: int, device: str) -> Engine:
     name = ENGINES.get(model.format)
     if name is None:
         raise UnsupportedError(f"{model.path}: llmkit does not run {model.format!r:.40}; it does {', '.join(ENGINES)}")
-    engine: Engine = import_module(f"llmkit.runtimes.exported.{name}").open_engine(model, n_threads)
+    engine: Engine = import_module(f"llmkit.runtimes.exported.{name}").open_engine(model, n_threads, device)
     return engine

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -20,6 +20,11 @@ class Engine(Protocol):
     @property
     def name(self) -> str:
         """Engine and version."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it computes: "cpu" or "cuda"."""
         ...
 
     def run(self, ids: NDArray[np.int64], position: int) -> NDArray[np.float32]:
@@ -39,6 +44,8 @@ class FixedEngine(ABC):
     nothing looks at it before.
     """
 
+    device = "cpu"
+
     def __init__(self, model: ExportedModel) -> None:
         self._model = model
         self._n_run = model.tokens_at_once
@@ -57,6 +64,17 @@ class FixedEngine(ABC):
     @abstractmethod
     def _call(self, use: str, ids: NDArray[np.int64], position: int) -> NDArray[np.float32]:
         """Run one of the two functions, `prefill` or `decode`."""
+
+
+def choose_cuda(device: str, has_cuda: Callable[[], bool], package: str) -> str:
+    """Of "auto", "cpu" and "cuda" what it comes to: "cpu" or "cuda". Raises EngineError if there is no CUDA."""
+    if device == "cpu":
+        return device
+    if has_cuda():
+        return "cuda"
+    if device == "cuda":
+        raise EngineError(f"device cuda: this {package} has no CUDA, or there is no GPU; take --device cpu")
+    return "cpu"
 
 
 @contextmanager

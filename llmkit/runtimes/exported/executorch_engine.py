@@ -15,7 +15,7 @@ from llmkit.runtimes.exported.engine import FixedEngine, engine_errors
 _models_loaded: Final[list[Path]] = []
 
 
-def open_engine(model: ExportedModel, n_threads: int) -> ExecutorchEngine:
+def open_engine(model: ExportedModel, n_threads: int, device: str) -> ExecutorchEngine:
     """Load the model. The first one of a process determines its threads.
 
     Raises FormatError, EngineError, DependencyError."""

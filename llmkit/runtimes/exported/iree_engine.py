@@ -12,7 +12,7 @@ from llmkit.runtimes.exported.engine import FixedEngine, engine_errors
 from llmkit.runtimes.exported.weights import read_weights
 
 
-def open_engine(model: ExportedModel, n_threads: int) -> IreeEngine:
+def open_engine(model: ExportedModel, n_threads: int, device: str) -> IreeEngine:
     """Load the model. Raises FormatError, EngineError, DependencyError."""
     with engine_errors(model, "cannot load it", "iree", "iree"):
         from importlib.metadata import version

@@ -20,7 +20,7 @@ from llmkit.runtimes.exported.engine import FixedEngine, engine_errors
 _Details: TypeAlias = "dict[str, tuple[tuple[int, ...], np.dtype[Any]]]"  # shapes and types by name
 
 
-def open_engine(model: ExportedModel, n_threads: int) -> LiteRtEngine:
+def open_engine(model: ExportedModel, n_threads: int, device: str) -> LiteRtEngine:
     """Load the model. Raises FormatError, EngineError, DependencyError."""
     with engine_errors(model, "cannot load it", "ai-edge-litert", "litert"):
         from ai_edge_litert.compiled_model import CompiledModel

@@ -11,7 +11,7 @@ from llmkit.formats.exported import ExportedModel
 from llmkit.runtimes.exported.engine import engine_errors
 
 
-def open_engine(model: ExportedModel, n_threads: int) -> OpenVinoEngine:
+def open_engine(model: ExportedModel, n_threads: int, device: str) -> OpenVinoEngine:
     """Load the model. Raises FormatError, EngineError, DependencyError."""
     with engine_errors(model, "cannot load it", "openvino", "openvino"):
         import openvino
@@ -26,6 +26,8 @@ def open_engine(model: ExportedModel, n_threads: int) -> OpenVinoEngine:
 
 class OpenVinoEngine:
     """A request whose state is the cache."""
+
+    device = "cpu"
 
     def __init__(self, engine: Any, request: Any, model: ExportedModel) -> None:
         self._engine = engine

@@ -12,7 +12,7 @@ from llmkit.formats.exported import ExportedModel
 from llmkit.runtimes.exported.engine import FixedEngine, engine_errors
 
 
-def open_engine(model: ExportedModel, n_threads: int) -> TensorFlowEngine:
+def open_engine(model: ExportedModel, n_threads: int, device: str) -> TensorFlowEngine:
     """Load the model. Raises FormatError, EngineError, DependencyError."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with engine_errors(model, "cannot load it", "tensorflow", "savedmodel"):
