@@ -111,11 +111,12 @@ def convert(
     for_onnx = any(option is not None for option in (recipe, block_size, symmetric, accuracy_level, provider))
     if isinstance(target, FrameworkTarget):
         options = type_options(pure, tensor_types, output_type, token_embedding_type, fallback)
-        if options != TypeOptions() or for_onnx or imatrix or split_size or tokenizer_pre or base:
+        if options != TypeOptions() or for_onnx or split_size or tokenizer_pre or base:
             raise UnsupportedError(
-                f"{to} takes context and lora, but no other options for quantisation, tokenizers or files"
+                f"{to} takes context, lora and, with 4 bits, imatrix, but no other options for quantisation, "
+                "tokenizers or files"
             )
-        return _convert_framework(model, target, context, lora, output, how, started)
+        return _convert_framework(model, target, context, imatrix, lora, output, how, started)
     if context is not None:
         raise UnsupportedError(f"{to} takes no context: its cache is made when it is run")
     if isinstance(target, OnnxRecipe):
@@ -232,6 +233,7 @@ def _convert_framework(
     model: str | os.PathLike[str] | ResolvedModel,
     target: FrameworkTarget,
     context: int | None,
+    imatrix: str | os.PathLike[str] | None,
     lora: Sequence[str],
     output: str | os.PathLike[str] | None,
     how: Execution,
@@ -244,7 +246,7 @@ def _convert_framework(
     if not how.dry_run:
         require_packages(target.framework)
     resolved, source, inputs = _decoder_source(model, lora, how)
-    plan = plan_framework(source, target, name=resolved.name, n_context=context)
+    plan = plan_framework(source, target, name=resolved.name, n_context=context, importance=importance_from(imatrix))
     folder = default_output(resolved.name, target) if output is None else Path(os.fspath(output))
     return carry_out(plan, folder, inputs, how, started)
 

@@ -37,7 +37,7 @@ _INPUTS: Final = (
 def build(shop: Workshop) -> Built:
     """Make the model, its tokenizer and its detokenizer."""
     shop.say("building the graph")
-    weights = with_signed_codes(shop.tensors, shop.weights)
+    weights = as_stored(shop.tensors, shop.weights)
     model = make_model(shop.network, shop.tensors, weights)
     shop.say("saving")
     ov.save_model(model, shop.folder / MODEL, compress_to_fp16=False)
@@ -103,20 +103,37 @@ def _weight(tensor: PlannedTensor, weights: Mapping[str, Any]) -> Any:
     if not isinstance(form, BlockwiseFormat):
         stored = constant(weights[name])
         return stored if weights[name].dtype == np.float32 else op.convert(stored, ov.Type.f32)
-    rows, columns = tensor.matrix
+    (rows, columns), four = tensor.matrix, form.bits == 4
     shape = (rows, columns // form.block_size, form.block_size)
-    codes = constant(weights[f"{name}.codes"], ov.Type.i4 if form.bits == 4 else ov.Type.i8, shape)
-    scaled = op.multiply(op.convert(codes, ov.Type.f16), constant(weights[f"{name}.scales"][..., None]))
+    types = (ov.Type.i4, ov.Type.i8) if form.symmetric else (ov.Type.u4, ov.Type.u8)
+    codes = op.convert(constant(weights[f"{name}.codes"], types[not four], shape), ov.Type.f16)
+    if not form.symmetric:
+        zeros = constant(weights[f"{name}.zero_points"], types[not four], (*shape[:2], 1))
+        codes = op.subtract(codes, op.convert(zeros, ov.Type.f16))
+    scaled = op.multiply(codes, constant(weights[f"{name}.scales"][..., None]))
     return op.convert(op.reshape(scaled, integers(rows, columns), False), ov.Type.f32)
 
 
-def with_signed_codes(tensors: Mapping[str, PlannedTensor], weights: Mapping[str, Any]) -> dict[str, Any]:
-    """The weights with codes around 0, not 8 or 128: of the high bit of each the other value."""
+def as_stored(tensors: Mapping[str, PlannedTensor], weights: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights in OpenVINO's forms.
+
+    Without zero points codes are around 0, not 8 or 128: of the high bit of each the other value. Zero points of 4 bits
+    follow each other without gaps, where a row has an odd number of them.
+    """
     found = dict(weights)
     for tensor in tensors.values():
-        if isinstance(tensor.type, BlockwiseFormat):
+        form = tensor.type
+        if not isinstance(form, BlockwiseFormat):
+            continue
+        if form.symmetric:
             key = f"{tensor.name}.codes"
-            found[key] = found[key] ^ np.uint8(0x88 if tensor.type.bits == 4 else 0x80)
+            found[key] = found[key] ^ np.uint8(0x88 if form.bits == 4 else 0x80)
+        elif form.bits == 4:
+            key = f"{tensor.name}.zero_points"
+            pairs = np.stack((found[key] & 15, found[key] >> 4), -1).reshape(len(found[key]), -1)
+            each = pairs[:, : form.n_blocks(tensor.matrix[1])].reshape(-1)
+            each = np.append(each, np.zeros(len(each) % 2, np.uint8))
+            found[key] = each[0::2] | each[1::2] << 4
     return found
 
 

@@ -12,7 +12,7 @@ from llmkit.types import TensorType
 _FP16: Final = Precision(TensorType.F16, TensorType.F16)
 _INT8: Final = BlockwiseFormat(8, 64, symmetric=True, half_scales=True)
 _INT4_BY_32: Final = BlockwiseFormat(4, 32, symmetric=True, half_scales=True)
-_INT4: Final = BlockwiseFormat(4, 64, symmetric=True, half_scales=True)
+_INT4: Final = BlockwiseFormat(4, 64, symmetric=False, half_scales=True)
 
 FRAMEWORKS: Final[dict[str, Framework]] = {
     framework.name: framework

@@ -13,11 +13,13 @@ from llmkit.convert.frameworks.base import FrameworkTarget, Precision, tokens_at
 from llmkit.convert.network.decoder import Network
 from llmkit.convert.network.rotary import rotary_tables, short_positions
 from llmkit.convert.network.source import DecoderSource
+from llmkit.convert.network.weighing import is_searched, weigh
 from llmkit.convert.network.weights import Weight, gather_weights
 from llmkit.convert.plan import ConversionPlan, PlannedFile, PlannedTensor, Stored
 from llmkit.errors import UnsupportedError
 from llmkit.formats.safetensors_layout import plan_safetensors
 from llmkit.quantize.blockwise import BLOCK_SIZES, BlockwiseFormat
+from llmkit.quantize.imatrix import ImportanceMatrix
 from llmkit.quantize.schemes import WeightType
 from llmkit.types import CopiedType, StoredType, TensorType, tensor_bytes
 
@@ -35,14 +37,20 @@ class Assembly:
 
 
 def plan_framework(
-    source: DecoderSource, target: FrameworkTarget, *, name: str, n_context: int | None = None
+    source: DecoderSource,
+    target: FrameworkTarget,
+    *,
+    name: str,
+    n_context: int | None = None,
+    importance: ImportanceMatrix | None = None,
 ) -> ConversionPlan:
     """Plan the conversion of a model to a deployment format; reads no weight.
 
     name: of the model, for `llmkit.json`. n_context: positions of the cache; by default what the model was trained
-    for, at most 2,048.
+    for, at most 2,048. importance: weighs the errors of the columns of the 4-bit tensors that it has data for.
 
-    Raises UnsupportedError for a cache that is longer than the model was trained for.
+    Raises UnsupportedError for a cache that is longer than the model was trained for, and for an importance matrix
+    where nothing has 4 bits.
     """
     h = source.hparams
     if n_context is not None and not 1 < n_context <= h.n_context:
@@ -51,6 +59,13 @@ def plan_framework(
     weights = gather_weights(h, source.matched, lambda _: True)
     precision = target.framework.precisions[target.precision]
     tensors = [_planned(weight, precision) for weight in weights.values()]
+    notes, origin = list(source.notes), {}
+    if importance is not None:
+        if not any(is_searched(tensor.type) for tensor in tensors):
+            raise UnsupportedError(f"{target.name} takes no imatrix: nothing in it has 4 bits")
+        tensors, more = weigh(tensors, weights, importance, source.structure, h)
+        notes += more
+        origin = {"imatrix": {"name": importance.path.name, "datasets": list(importance.datasets)}}
     tensors += [
         PlannedTensor(t.name, t.shape, TensorType.F32, (Stored.whole(t),), 0, 0, wanted=TensorType.F32)
         for t in rotary_tables(h, n_context)
@@ -63,8 +78,8 @@ def plan_framework(
         architecture=source.family.model_type,
         label=target.label,
         files=(_weight_file(tensors), *source.tokenizer_files),
-        notes=tuple(source.notes),
-        assembly=Assembly(target, network, _settings(source, target, network, name)),
+        notes=tuple(notes),
+        assembly=Assembly(target, network, {**_settings(source, target, network, name), **origin}),
     )
     require_schemes(plan.tensors)
     return plan

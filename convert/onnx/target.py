@@ -10,8 +10,8 @@ from typing import Final
 from llmkit.convert.archs import HParams
 from llmkit.convert.network.rotary import rotary_tables, short_positions
 from llmkit.convert.network.source import DecoderSource
+from llmkit.convert.network.weighing import weigh
 from llmkit.convert.network.weights import Weight, gather_weights
-from llmkit.convert.onnx.balance import balance
 from llmkit.convert.onnx.decoder import Computation, Decoder
 from llmkit.convert.onnx.genai import MODEL, genai_config
 from llmkit.convert.onnx.graph import Graph
@@ -22,7 +22,7 @@ from llmkit.convert.restore.plan import document
 from llmkit.formats.checkpointfiles import GENAI_CONFIG
 from llmkit.quantize.blockwise import BLOCK_SIZES, BlockwiseFormat
 from llmkit.quantize.imatrix import ImportanceMatrix
-from llmkit.quantize.schemes import WeightType, array_widths
+from llmkit.quantize.schemes import array_widths
 from llmkit.types import TensorType
 
 DATA: Final = "model.onnx.data"
@@ -57,10 +57,8 @@ def plan_onnx(
     planned = _with_whole_blocks(planned, float_type_of(recipe, options))
     notes += _unused_patterns(options, weights)
     if importance is not None:
-        planned = _weigh(planned, weights, importance, notes)
-        planned, n_balanced = balance(planned, source.structure, hparams)
-        if n_balanced:
-            notes.append(f"{n_balanced} matrices have their columns balanced by importance, which norms take up")
+        planned, more = weigh(planned, weights, importance, source.structure, hparams)
+        notes += more
     tensors = _lay_out([*planned, *_rotary(hparams, float_type_of(recipe, options))])
     provider = find_provider(options.provider)
     graph = Graph(source.family.model_type, DATA, standard=provider.standard)
@@ -137,44 +135,6 @@ def _broken_rows(tensor: PlannedTensor) -> str:
         f"rows of {tensor.shape[-1]} weights are no whole blocks of {tensor.type.block_size}, which ONNX Runtime wants "
         "of embeddings and experts"
     )
-
-
-def _weigh(
-    tensors: Sequence[PlannedTensor], weights: Mapping[str, Weight], importance: ImportanceMatrix, notes: list[str]
-) -> list[PlannedTensor]:
-    """The tensors, those of 4 bits with the importance of their columns; adds to `notes` what it leaves out.
-
-    Raises FormatError for an importance matrix that does not fit the model.
-    """
-    names = {t.name: _name_in(importance, weights, t.name) for t in tensors if _is_searched(t.type)}
-    shapes = {t.name: t.shape for t in tensors}
-    others = {member for name in names for member in weights[name].members}
-    notes += importance.coverage([(names[name], shapes[name]) for name in names], others).notes()
-    weighed = [
-        replace(
-            t,
-            importance=importance.of(names[t.name], t.shape),
-            feedback=importance.feedback(names[t.name], t.shape) if len(t.shape) == 2 else None,
-        )
-        if t.name in names
-        else t
-        for t in tensors
-    ]
-    n_fed_back = sum(t.feedback is not None for t in weighed)
-    if n_fed_back:
-        notes.append(f"{n_fed_back} matrices are rounded with feedback by products of activations")
-    return weighed
-
-
-def _is_searched(type: WeightType) -> bool:
-    return isinstance(type, BlockwiseFormat) and type.bits == 4
-
-
-def _name_in(importance: ImportanceMatrix, weights: Mapping[str, Weight], name: str) -> str:
-    """The name under which importance is noted: an embedding that is the output matrix, too, counts as that."""
-    if name == "token_embd.weight" and "output.weight" not in weights and name not in importance.entries:
-        return "output.weight"
-    return weights[name].members[0]
 
 
 def _rotary(h: HParams, type: TensorType) -> list[PlannedTensor]:

@@ -1,10 +1,10 @@
 """`llmkit.json`: what lies in a folder of a deployment format, by whom it was made and from what.
 
-Keys: format, title, precision, source {name, kind}, architecture, parameters, context (positions of the cache),
-trained_context, vocabulary, layers, cache_shape [layers, 1, heads, positions, width], tokens_at_once, token_ids {bos,
-eos, pad}, short_positions (of LongRoPE: longer texts are rotated otherwise), versions {package: version}, model (the
-file, or prefill and decode), weights (a SafeTensors file, of formats that keep one), tensors {name: {dtype, shape,
-bytes, sha256}}, and what a format adds.
+Keys: format, title, precision, source {name, kind}, architecture, parameters, context (positions of the cache), imatrix
+{name, datasets} if there was one, trained_context, vocabulary, layers, cache_shape [layers, 1, heads, positions,
+width], tokens_at_once, token_ids {bos, eos, pad}, short_positions (of LongRoPE: longer texts are rotated otherwise),
+versions {package: version}, model (the file, or prefill and decode), weights (a SafeTensors file, of formats that keep
+one), tensors {name: {dtype, shape, bytes, sha256}}, and what a format adds.
 """
 
 from __future__ import annotations

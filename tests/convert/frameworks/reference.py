@@ -41,7 +41,7 @@ class Reference:
     def greedy(self, folder: Path) -> tuple[list[int], NDArray[np.float32]]:
         """The same by a converted model: the prompt at once, then token by token over the filled cache."""
         model = exported.read_exported(folder)
-        engine = exported._open(model, 1)
+        engine = exported._open(model, 1, "cpu")
         try:
             context = EngineContext(engine, model.n_context, model.tokens_at_once)
             ids = self.ids[:N_PROMPT]

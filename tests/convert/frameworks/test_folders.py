@@ -73,7 +73,7 @@ def test_quantised_tensors_are_one_each(tiny: Path, tmp_path: Path) -> None:
     found = inspect_path(made)
     assert found.n_params - inspect_path(tiny).n_params == 2 * 64 * 32  # the rotary tables
     (matrix,) = (tensor for tensor in found.tensors if tensor.name == "blk.0.ffn_up.weight")
-    assert (matrix.dtype, matrix.shape, matrix.nbytes) == ("INT4/64", (512, 256), 512 * (128 + 8))
+    assert (matrix.dtype, matrix.shape, matrix.nbytes) == ("INT4/64Z", (512, 256), 512 * (128 + 8 + 2))
     assert '"offset": null' in json.dumps(found.to_dict(with_tensors=True))
 
 
@@ -151,11 +151,10 @@ def test_options(tiny: Path, tmp_path: Path) -> None:
     for options in (
         {"pure": True},
         {"block_size": 32},
-        {"imatrix": "x"},
         {"split_size": "1GB"},
         {"tokenizer_pre": "x"},
     ):
-        with pytest.raises(UnsupportedError, match="takes context and lora"):
+        with pytest.raises(UnsupportedError, match="takes context, lora and, with 4 bits, imatrix"):
             llmkit.convert(tiny, "torch", output=output, **options)  # type: ignore[arg-type]
     with pytest.raises(UnsupportedError, match="takes no context"):
         llmkit.convert(tiny, "gguf-q8_0", output=output, context=64)

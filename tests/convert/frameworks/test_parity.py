@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import llmkit
 from llmkit.convert.archs import FAMILIES
+from llmkit.formats.exported import read_exported
 from llmkit.runtimes.exported import ENGINES
 from tests.convert.frameworks.reference import CONTEXT, N_PROMPT, reference, require
 
@@ -53,6 +55,25 @@ def test_rounded_weights(target: str, largest: float, tmp_path: Path) -> None:
     wanted = expected.logits[:N_PROMPT]  # the tokens that follow may be others
     error = np.linalg.norm(logits[:N_PROMPT] - wanted) / np.linalg.norm(wanted)
     assert largest / 100 < error < largest
+
+
+def test_importance(tmp_path: Path) -> None:
+    """Columns are balanced by it, and rounded with feedback: the model is still the same, but for rounding."""
+    require("openvino")
+    expected = reference("llama")
+    text = tmp_path / "text.txt"
+    text.write_text("Of many columns some matter more than others do. " * 40)
+    options: dict[str, Any] = {"process_output": True, "chunks": 2, "chunk_size": 64, "products": 64}
+    matrix = llmkit.compute_importance(expected.folder, text, output=tmp_path / "imatrix.gguf", **options).path
+    made = llmkit.convert(expected.folder, "openvino-int4", output=tmp_path / "m", context=CONTEXT, imatrix=matrix)
+    assert any("balanced by importance" in note for note in made.plan.notes)
+    assert any("rounded with feedback" in note for note in made.plan.notes)
+    assert read_exported(made.path).values["imatrix"]["name"] == "imatrix.gguf"
+    _, logits = expected.greedy(made.path)
+    wanted = expected.logits[:N_PROMPT]
+    assert 0.01 < np.linalg.norm(logits[:N_PROMPT] - wanted) / np.linalg.norm(wanted) < 0.7
+    with pytest.raises(llmkit.LlmkitError, match="openvino-int8 takes no imatrix: nothing in it has 4 bits"):
+        llmkit.convert(expected.folder, "openvino-int8", output=tmp_path / "n", imatrix=matrix)
 
 
 def test_a_full_cache(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_the_model_stays_the_same(bias: bool, tmp_path: Path) -> None:
 def test_rounding_gets_better(smollm2_dithered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pydoc_data.topics import topics
 
-    from llmkit.convert.onnx import target
+    from llmkit.convert.network import weighing
 
     text = tmp_path / "text.txt"
     text.write_text("".join(topics[key] for key in sorted(topics)[20:40]))
@@ -83,7 +83,7 @@ def test_rounding_gets_better(smollm2_dithered: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr(ImportanceMatrix, "feedback", lambda *_: None)
     balanced = llmkit.convert(smollm2_dithered, "onnx-int4", output=tmp_path / "a", imatrix=matrix).path
     with monkeypatch.context() as patch:
-        patch.setattr(target, "balance", lambda tensors, structure, h: (list(tensors), 0))
+        patch.setattr(weighing, "balance", lambda tensors, structure, h: (list(tensors), 0))
         plain = llmkit.convert(smollm2_dithered, "onnx-int4", output=tmp_path / "b", imatrix=matrix).path
     with llmkit.load(smollm2_dithered, n_threads=1) as session:
         ids = session.tokenize(topics["assert"] + topics["assignment"])[:256]
