@@ -112,19 +112,14 @@ def _build(plan: ConversionPlan, weights: Mapping[str, NDArray[Any]], folder: Pa
 
 @contextmanager
 def _steps(progress: Progress, title: str) -> Iterator[Any]:
-    """Report steps, each when it begins."""
-    progress.start(title, 2, "steps")
-    begun: list[str] = []
-
-    def say(label: str) -> None:
-        progress.advance(1 if begun else 0, label)
-        begun.append(label)
-
+    """Report steps, each when it begins; how long they take is not known."""
+    progress.start(title, 1, "model")
     try:
-        yield say
+        yield lambda label: progress.advance(0, label)
     except BaseException:
         progress.abort()
         raise
+    progress.advance(1)
     progress.finish()
 
 

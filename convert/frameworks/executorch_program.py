@@ -14,6 +14,7 @@ import torch
 
 from llmkit.convert.frameworks.base import Built, Workshop, fixed_sizes
 from llmkit.convert.frameworks.executorch_arrays import BufferCache, ExecutorchArrays
+from llmkit.convert.frameworks.torch_arrays import WeightedModule
 from llmkit.convert.network.decoder import Decoder, Network
 from llmkit.formats.silence import quietly
 
@@ -70,30 +71,25 @@ def _partitioner() -> Any:
     return found
 
 
-class StatefulDecoder(torch.nn.Module):  # type: ignore[misc]  # torch is not typed here
-    """`forward(ids, position)`. Weights are buffers, `.` in their names `__`; keys and values are, too."""
+class StatefulDecoder(WeightedModule):
+    """`forward(ids, position)`. Keys and values are buffers, too."""
 
     def __init__(self, network: Network, weights: Mapping[str, Any]) -> None:
-        super().__init__()
-        self._network = network
+        super().__init__(network, weights)
         h = network.hparams
         self._widths = {h.n_embd} | {shape[-1] for name, shape in network.shapes.items() if "norm" in name}
         for width in self._widths:
             self.register_buffer(f"row__{width}", torch.full((1, width), 1 / width))
-        for name, values in weights.items():
-            self.register_buffer(name.replace(".", "__"), torch.from_numpy(values))
         for block in range(h.n_layers):
             self.register_buffer(f"keys__{block}", torch.zeros(h.n_kv_heads, h.head_dim, network.n_context))
             self.register_buffer(f"values__{block}", torch.zeros(h.n_kv_heads, network.n_context, h.head_dim))
 
     def forward(self, ids: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-        network = self._network
-        weights = {name: getattr(self, name.replace(".", "__")) for name in network.shapes}
-        blocks = range(network.hparams.n_layers)
+        blocks = range(self._network.hparams.n_layers)
         cache = BufferCache(
             ids, position, [(getattr(self, f"keys__{i}"), getattr(self, f"values__{i}")) for i in blocks]
         )
         arrays = ExecutorchArrays({width: getattr(self, f"row__{width}") for width in self._widths})
-        logits = Decoder(arrays, network, weights).logits(ids, cache)
+        logits = Decoder(arrays, self._network, self.weights()).logits(ids, cache)
         cache.write()
         return logits

@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 import openvino as ov
 from openvino import opset15 as op
+from openvino.utils.node_factory import NodeFactory
 
 from llmkit.convert.network.arrays import Array, Attention
 from llmkit.convert.network.recorded import Kind, Recorded, Recorder
@@ -22,6 +23,7 @@ _BINARY: Final = {
     "Greater": op.greater,
     "And": op.logical_and,
 }
+_OPERATIONS: Final = NodeFactory("opset13")
 _BOOLEAN: Final = ("LessOrEqual", "Greater", "And")
 
 
@@ -137,15 +139,28 @@ class OpenVinoArrays(Recorder):
         kept, hidden = (op.constant(np.float32(value)) for value in (0, -np.inf))
         return self.wrap(op.select(seen.value, kept, hidden))
 
+    def window_mask(self, seen: Array, own: Array, slots: Array, window: int) -> Array:
+        # This very form: OpenVINO's pass for paged attention finds the window in it, and else attends to everything.
+        near = op.greater(slots.value, op.add(own.value, op.constant(np.int64(-window))))
+        both = op.bitwise_and(op.bitwise_and(seen.value, near), seen.value)
+        both = op.bitwise_and(op.bitwise_and(seen.value, both), seen.value)
+        mask = self.mask(self.wrap(op.broadcast(both, op.shape_of(both)), "boolean")).value
+        n = op.reshape(self.size(slots, 3).value, integers(1), False)
+        return self.wrap(op.slice(mask, integers(0), n, integers(1), integers(-1)))
+
     def masked(self, products: Array, mask: Array) -> Array:
         return self.wrap(op.add(products.value, mask.value))
 
     def attend(self, how: Attention, q: Array, k: Array, v: Array, mask: Array, sinks: Array | None) -> Array:
-        if how.softcap or sinks is not None:
+        if how.softcap:
             return super().attend(how, q, k, v, mask, sinks)
         keys, values = (self._for_every_query(how, x) for x in (k.value, v.value))
-        scale = op.constant(np.float32(how.scale))
-        return self.wrap(op.scaled_dot_product_attention(q.value, keys, values, mask.value, scale, causal=False))
+        inputs = [q.value, keys, values, mask.value, op.constant(np.float32(how.scale))]
+        if sinks is not None:
+            inputs.append(op.reshape(sinks.value, integers(1, how.n_heads, 1, 1), False))
+        # The function of this name takes no sinks.
+        node = _OPERATIONS.create("ScaledDotProductAttention", [x.output(0) for x in inputs], {"causal": False})
+        return self.wrap(node)
 
     def _for_every_query(self, how: Attention, x: Any) -> Any:
         """Heads of keys repeated for the queries that share them; a pattern that OpenVINO takes back."""

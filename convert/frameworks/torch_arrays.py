@@ -107,26 +107,36 @@ class TorchArrays(StaticArrays):
         return functional.scaled_dot_product_attention(q, k, v, mask, scale=how.scale, enable_gqa=grouped)
 
 
-class TorchDecoder(torch.nn.Module):  # type: ignore[misc]  # torch is not typed here
-    """`forward(ids, position, keys, values)`: see `Network.forward`. Weights are buffers, `.` in their names `__`."""
+class WeightedModule(torch.nn.Module):  # type: ignore[misc]  # torch is not typed here
+    """A module with a network's weights as buffers, `.` in their names `__`."""
 
-    def __init__(self, network: Network, weights: Mapping[str, Any], arrays: StaticArrays | None = None) -> None:
+    def __init__(self, network: Network, weights: Mapping[str, Any]) -> None:
         super().__init__()
         self._network = network
-        self._arrays = arrays or TorchArrays()
         for name, values in weights.items():
             # The file's pages are given back when memory is needed elsewhere. Nothing writes to them.
             self.register_buffer(name.replace(".", "__"), torch.from_numpy(values))
 
+    def weights(self) -> dict[str, Any]:
+        """By their own names, as the network's operations get them."""
+        return {name: self.weight(name) for name in self._network.shapes}
+
+    def weight(self, name: str) -> Any:
+        """One of them."""
+        return getattr(self, name.replace(".", "__"))
+
+
+class TorchDecoder(WeightedModule):
+    """`forward(ids, position, keys, values)`: see `Network.forward`."""
+
+    def __init__(self, network: Network, weights: Mapping[str, Any], arrays: StaticArrays | None = None) -> None:
+        super().__init__(network, weights)
+        self._arrays = arrays or TorchArrays()
+
     def forward(
         self, ids: torch.Tensor, position: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        weights = {name: self.weight(name) for name in self._network.shapes}
-        return self._network.forward(self._arrays, weights, ids, position, keys, values)
-
-    def weight(self, name: str) -> Any:
-        """As the network's operations get it."""
-        return getattr(self, name.replace(".", "__"))
+        return self._network.forward(self._arrays, self.weights(), ids, position, keys, values)
 
     def examples(self, n: int) -> tuple[torch.Tensor, ...]:
         """Arguments for tracing with n tokens; keys and values are two tensors, or they would be taken for one."""

@@ -115,6 +115,13 @@ class Arrays(ABC):
         """
         return seen
 
+    def window_mask(self, seen: Array, own: Array, slots: Array, window: int) -> Array:
+        """The same, where of the slots that are seen the last `window` count.
+
+        own, slots: numbers of slots, that of each query [batch or 1, 1, n, 1], and all [1, 1, 1, slots].
+        """
+        return self.mask(seen & (slots > own - window))
+
     def masked(self, products: Array, mask: Array) -> Array:
         """The products of queries and keys, those that are not to be seen minus infinity."""
         return self.where(mask, products, -math.inf)

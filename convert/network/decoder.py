@@ -158,10 +158,8 @@ class Decoder:
         if window not in self._masks:
             a = self._arrays
             own, slots = a.reshape(cache.own, (1, 1, -1, 1)), a.reshape(cache.slots, (1, 1, 1, -1))
-            found = slots <= own
-            if window is not None:
-                found = found & (slots > own - window)
-            self._masks[window] = a.mask(found if cache.filled is None else found & cache.filled)
+            seen = slots <= own if cache.filled is None else (slots <= own) & cache.filled
+            self._masks[window] = a.mask(seen) if window is None else a.window_mask(seen, own, slots, window)
         return self._masks[window]
 
     def _mlp(self, x: Array, prefix: str) -> Array:
