@@ -57,6 +57,17 @@ class ConversionResult:
         """The file, the first part of a split model, by which llama.cpp loads it, or the folder of a checkpoint."""
         return self.paths[0] if self.folder is None else self.folder
 
+    @property
+    def bits_per_weight(self) -> float:
+        """Of the tensors, without headers; of a deployment format's model, which may round its weights itself, of its
+        files.
+        """
+        if self.plan.assembly is None or self.dry_run:
+            return self.plan.bits_per_weight
+        from llmkit.formats.exported import model_bytes
+
+        return 8 * model_bytes(self.path) / max(1, self.plan.n_params)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         plan = self.plan
@@ -68,7 +79,7 @@ class ConversionResult:
             "architecture": plan.architecture,
             "bytes": self.total_bytes,
             "parameters": plan.n_params,
-            "bits_per_weight": round(plan.bits_per_weight, 4),
+            "bits_per_weight": round(self.bits_per_weight, 4),
             "bits_per_weight_without_fallbacks": round(plan.bits_per_weight_wanted, 4),
             "seconds": round(self.seconds, 3),
             "types": {

@@ -104,11 +104,14 @@ def print_result(result: ConversionResult, *, quiet: bool, verbose: bool, as_jso
     if result.dry_run:
         _print_tensors(result)
     plan = result.plan
-    verb = "would be" if result.dry_run else "is"
     parts = f" in {len(result.paths)} files" if len(result.paths) > 1 else ""
+    if not result.dry_run:
+        verb, seconds = "is", f", {result.seconds:.1f} s"
+    else:
+        verb, seconds = "would be" if plan.assembly is None else "would be made from", ""
     click.echo(
         f"{result.path} {verb} {format_bytes(result.total_bytes)}{parts}: {plan.n_params / 1e6:,.1f} M parameters, "
-        f"{plan.bits_per_weight:.2f} bits per weight" + ("" if result.dry_run else f", {result.seconds:.1f} s")
+        f"{result.bits_per_weight:.2f} bits per weight{seconds}"
     )
     if result.verification is not None:
         _print_verification(result.verification, verbose)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.runtimes._prefix import common_prefix
 from llmkit.runtimes.exported.engine import Engine
+
+_ROWS: Final = 128  # that come together at most, as from other runtimes
 
 
 class EngineContext:
@@ -50,9 +53,14 @@ class EngineContext:
         if not reuse:
             self.cached.clear()
         self.feed(ids[self.keep_prefix(ids[: skip + 1]) if reuse else 0 : skip])
-        step = min(self._at_once, max(1, at_a_time or self._at_once))
+        step = min(_ROWS, max(1, at_a_time or _ROWS))
         for start in range(skip, len(ids), step):
-            yield self._pass(ids[start : start + step])
+            part = ids[start : min(start + step, len(ids))]
+            if len(part) <= self._at_once:
+                yield self._pass(part)
+            else:  # as many rows as of other engines, with which they may be compared
+                pieces = range(0, len(part), self._at_once)
+                yield np.concatenate([self._pass(part[i : i + self._at_once]).copy() for i in pieces])
 
     def _pass(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Process further tokens; their logits, float32 [n, n_vocab]."""

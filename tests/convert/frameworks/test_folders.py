@@ -81,7 +81,7 @@ def test_dry_run(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert run(["convert", str(tiny), "--to", "torch", "-o", str(tmp_path / "m"), "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "blk.0.attn_qkv.weight" in out
-    assert "would be" in out
+    assert "would be made from" in out
     assert not list(tmp_path.iterdir())
 
 

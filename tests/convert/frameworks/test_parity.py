@@ -89,6 +89,18 @@ def test_a_full_cache(tmp_path: Path) -> None:
     assert np.abs(found - expected.logits).max() < 2e-4
 
 
+def test_rows_come_as_from_other_engines(tmp_path: Path) -> None:
+    """Also where fewer tokens pass the model at once."""
+    require("stablehlo")
+    expected = reference("llama")
+    folder = llmkit.convert(expected.folder, "stablehlo", output=tmp_path / "m", context=CONTEXT, threads=2).path
+    with llmkit.load(folder) as session:
+        parts = [rows.copy() for rows in session.each_logits(expected.ids, skip=3, at_a_time=70)]
+    assert read_exported(folder).tokens_at_once < 70
+    assert [len(part) for part in parts] == [70, len(expected.ids) - 73]
+    assert np.abs(np.concatenate(parts) - expected.logits[3:]).max() < 2e-4
+
+
 @pytest.mark.parametrize("target", ["torch", "openvino-fp32", "onnx-standard", "stablehlo", "executorch"])
 def test_what_the_cache_shares_is_kept(target: str, tmp_path: Path) -> None:
     require(target.removesuffix("-fp32"))
