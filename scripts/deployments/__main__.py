@@ -55,6 +55,7 @@ def table(outcomes: list[Outcome]) -> str:
         "size, MB",
         "greedy tokens",
         "max logit diff",
+        "mean KL",
         "prefill",
         "decode",
     )

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Run a model of a deployment format beside a stored reference: the greedy tokens, the logits, the speed. Prints JSON.
+"""Run a model of a deployment format beside a stored reference: the greedy tokens, the logits, the divergence over the
+same text, the speed. Prints JSON.
 
 usage: check.py FOLDER REFERENCE.npz
 
@@ -25,7 +26,7 @@ def main(folder: Path, reference: Path) -> dict[str, Any]:
     expected, n_prompt = stored["ids"].tolist(), int(stored["n_prompt"])
     with exported.load(folder) as session:
         context, ids = session._context, expected[:n_prompt]
-        rows = [row for part in context.passes(ids, 0, None) for row in part.copy()]
+        rows = all_logits(context, ids)
         while len(ids) < len(expected):
             ids.append(int(rows[-1].argmax()))
             context.step(ids[-1])
@@ -33,6 +34,7 @@ def main(folder: Path, reference: Path) -> dict[str, Any]:
         same = next((i for i, (a, b) in enumerate(zip(ids, expected, strict=True)) if a != b), len(ids))
         # The logits of what both have read.
         differences = np.abs(np.array(rows[:same]) - stored["logits"][:same])
+        divergence = mean_kl(stored["logits"], all_logits(context, expected))
         prompt = (expected * 8)[: min(256, session.info.n_context)]
         started = time.perf_counter()
         for _ in context.passes(prompt, 0, None):
@@ -48,9 +50,22 @@ def main(folder: Path, reference: Path) -> dict[str, Any]:
             "same_tokens": same - n_prompt,
             "tokens": len(expected) - n_prompt,
             "difference": float(differences.max()),
+            "mean_kl": divergence,
             "prefill": prefill,
             "decode": decode,
         }
+
+
+def all_logits(context: Any, ids: list[int]) -> list[Any]:
+    """After every token, of a fresh context."""
+    return [row for part in context.passes(ids, 0, None) for row in part.copy()]
+
+
+def mean_kl(expected: Any, found: Any) -> float:
+    """The mean divergence of the distributions that logits [n, n_vocab] stand for from those of `expected`."""
+    logits = [np.asarray(x, np.float64) for x in (expected, found)]
+    p, q = (x - np.logaddexp.reduce(x, -1, keepdims=True) for x in logits)
+    return float((np.exp(p) * (p - q)).sum(-1).mean())
 
 
 if __name__ == "__main__":

@@ -44,13 +44,14 @@ class Outcome:
     def row(self) -> tuple[str, ...]:
         """Cells of the table."""
         if self.problem:
-            return (self.target, self.problem, *[""] * 6)
+            return (self.target, self.problem, *[""] * 7)
         made = (self.target, f"{self.seconds:.0f}", f"{self.peak / 1e9:.1f}", f"{self.size / 1e6:.0f}")
         if self.checked is None:
-            return (*made, "not run here", "", "", "")
+            return (*made, "not run here", "", "", "", "")
         found = self.checked
         same = "equal" if found["same_tokens"] == found["tokens"] else f"first {found['same_tokens']}"
-        return (*made, same, f"{found['difference']:.1g}", f"{found['prefill']:.0f}", f"{found['decode']:.1f}")
+        exactness = (same, f"{found['difference']:.1g}", f"{found['mean_kl']:.2g}")
+        return (*made, *exactness, f"{found['prefill']:.0f}", f"{found['decode']:.1f}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.formats.exported import ExportedModel
-from llmkit.formats.silence import quietly
+from llmkit.formats.silence import quietly, silence
 from llmkit.runtimes.exported.engine import FixedEngine, engine_errors
 
 _models_loaded: Final[list[Path]] = []
@@ -18,8 +18,9 @@ _models_loaded: Final[list[Path]] = []
 def open_engine(model: ExportedModel, n_threads: int, device: str) -> ExecutorchEngine:
     """Load the model. The first one of a process determines its threads.
 
-    Raises FormatError, EngineError, DependencyError."""
-    with engine_errors(model, "cannot load it", "executorch", "executorch"), quietly():
+    Raises FormatError, EngineError, DependencyError.
+    """
+    with engine_errors(model, "cannot load it", "executorch", "executorch"), quietly(), silence():
         from executorch.extension.pybindings import portable_lib
         from executorch.runtime import Runtime, Verification
 
