@@ -61,7 +61,7 @@ def load(
     model = read_exported(Path(path))
     devices = DEVICES.get(model.format, ("auto", "cpu"))
     if device not in devices:
-        raise EngineError(f"device is {device!r}: {model.format} models run on {' or '.join(devices)} here")
+        raise EngineError(f"device is {device!r}: {model.format} models take {', '.join(devices)}")
     if n_context is not None and n_context > model.n_context:
         raise EngineError(
             f"{path}: a context of {n_context:,} is too large: its cache was made for {model.n_context:,} tokens "

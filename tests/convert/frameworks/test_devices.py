@@ -1,4 +1,4 @@
-"""Where models of deployment formats run. There is no GPU here: what asks for one is told so, and programs can move."""
+"""Where models of deployment formats run. Without a GPU who asks for one is told so; programs can move."""
 
 from __future__ import annotations
 
@@ -17,22 +17,30 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return TinyLlama(dtype="F32").write(tmp_path_factory.mktemp("models") / "tiny")
 
 
-@pytest.mark.parametrize("target", ["torch", "stablehlo", "onnx-standard"])
-def test_devices(target: str, tiny: Path, tmp_path: Path) -> None:
+HAVE_CUDA = {
+    "torch": "torch.cuda.is_available",
+    "stablehlo": "jax.default_backend",
+    "onnx-standard": "llmkit.runtimes.exported.ort_engine.load_cuda_libraries",
+}
+
+
+@pytest.mark.parametrize("target", HAVE_CUDA)
+def test_devices(target: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     require(target)
+    monkeypatch.setattr(HAVE_CUDA[target], lambda: False)
     folder = llmkit.convert(tiny, target, output=tmp_path / "m", context=64).path
     for device in ("auto", "cpu"):
         with llmkit.load(folder, device=device) as session:
             assert session.info.extra["device"] == "cpu"
     with pytest.raises(EngineError, match=r"device cuda: .* take --device cpu"):
         llmkit.load(folder, device="cuda")
-    with pytest.raises(EngineError, match=f"{target} models run on auto or cpu or cuda here"):
+    with pytest.raises(EngineError, match=f"{target} models take auto, cpu, cuda"):
         llmkit.load(folder, device="tpu")
 
 
 def test_a_format_for_the_cpu(tiny: Path, tmp_path: Path) -> None:
     folder = llmkit.convert(tiny, "torchscript", output=tmp_path / "m", context=64).path
-    with pytest.raises(EngineError, match="torchscript models run on auto or cpu here"):
+    with pytest.raises(EngineError, match="torchscript models take auto, cpu"):
         llmkit.load(folder, device="cuda")
 
 
