@@ -74,8 +74,10 @@ class JaxArrays(StaticArrays):
         return jnp.clip(x, low, high)
 
     def largest(self, x: Array, n: int) -> tuple[Array, Array]:
-        values, places = lax.top_k(x, n)
-        return values, places
+        # TensorFlow's reader of StableHLO does not know what JAX makes of its own top_k. Equal values keep their order.
+        places = lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+        lowest, places = lax.sort((-x, places), num_keys=1, is_stable=True)
+        return -lowest[..., :n], places[..., :n]
 
     def without_last(self, x: Array) -> Array:
         return x[..., :-1]

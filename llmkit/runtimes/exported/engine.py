@@ -58,12 +58,13 @@ class FixedEngine(ABC):
             filled = np.zeros(self._n_run, np.int64)
             filled[: len(ids)] = ids
             return self._call("prefill", filled, position)[: len(ids)]
-        rows = [self._call("decode", ids[i : i + 1], position + i) for i in range(len(ids))]
-        return rows[0] if len(rows) == 1 else np.concatenate(rows)
+        if len(ids) == 1:
+            return self._call("decode", ids, position)
+        return np.concatenate([self._call("decode", ids[i : i + 1], position + i).copy() for i in range(len(ids))])
 
     @abstractmethod
     def _call(self, use: str, ids: NDArray[np.int64], position: int) -> NDArray[np.float32]:
-        """Run one of the two functions, `prefill` or `decode`."""
+        """Run one of the two functions, `prefill` or `decode`; the array is valid until the next call."""
 
 
 def choose_cuda(device: str, has_cuda: Callable[[], bool], package: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,16 @@ from llmkit.runtimes.exported.engine import FixedEngine, engine_errors
 
 
 def open_engine(model: ExportedModel, n_threads: int, device: str) -> TensorFlowEngine:
-    """Load the model. Raises FormatError, EngineError, DependencyError."""
+    """Load the model. What TensorFlow does first in a process determines its threads.
+
+    Raises FormatError, EngineError, DependencyError.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with engine_errors(model, "cannot load it", "tensorflow", "savedmodel"):
         import tensorflow as tf
 
-        tf.config.threading.set_intra_op_parallelism_threads(n_threads)
+        with suppress(RuntimeError):  # it has begun already, with others
+            tf.config.threading.set_intra_op_parallelism_threads(n_threads)
         loaded = tf.saved_model.load(str(model.file()))
         return TensorFlowEngine(tf, loaded, model)
 
