@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -24,6 +24,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/formats")
     parser.add_argument("targets", nargs="*", help="such as torch or openvino-int4; by default one of each format")
     parser.add_argument("--model", type=Path, help="a checkpoint; by default a tiny one of two layers")
+    parser.add_argument(
+        "--family", action="append", help="of the tiny model, such as gpt_oss; several are converted all"
+    )
     parser.add_argument("--context", type=int, help="of the cache; by default as llmkit convert has it")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--remove", action="store_true", help="remove each environment when it is done")
@@ -32,14 +35,15 @@ def main() -> int:
     outcomes = []
     with TemporaryDirectory(prefix="llmkit-formats-") as name:
         folder = Path(name)
-        model = arguments.model or write_tiny(folder / "tiny")
-        reference = write_reference(model, folder / "reference.npz")
+        models = [arguments.model] if arguments.model else []
+        models += [write_tiny(folder / name, name) for name in arguments.family or ([] if models else ["llama"])]
+        references = {model: write_reference(model, folder / f"{model.name}.npz") for model in models}
         for extras, same in groupby(targets, extras_of):
             with environment(extras, remove=arguments.remove) as found:
-                for target in same:
+                for target, (model, reference) in product(same, references.items()):
                     outcome = measure(found, model, target, reference, folder / "output", arguments.context)
                     outcomes.append(outcome)
-                    print(f"{target}: {outcome.problem or 'done'}", file=sys.stderr, flush=True)
+                    print(f"{model.name} to {target}: {outcome.problem or 'done'}", file=sys.stderr, flush=True)
     print(table(outcomes))
     if arguments.json:
         arguments.json.write_text(json.dumps([outcome.to_dict() for outcome in outcomes], indent=2) + "\n")
@@ -49,6 +53,7 @@ def main() -> int:
 def table(outcomes: list[Outcome]) -> str:
     """In Markdown."""
     head = (
+        "model",
         "target",
         "convert, s",
         "peak memory, GB",

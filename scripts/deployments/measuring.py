@@ -24,6 +24,7 @@ class Outcome:
     model's files. installed: bytes of the environment. checked: what `check.py` says; empty where it does not run here.
     """
 
+    model: str
     target: str
     precision: str
     seconds: float = 0.0
@@ -44,8 +45,8 @@ class Outcome:
     def row(self) -> tuple[str, ...]:
         """Cells of the table."""
         if self.problem:
-            return (self.target, self.problem, *[""] * 7)
-        made = (self.target, f"{self.seconds:.0f}", f"{self.peak / 1e9:.1f}", f"{self.size / 1e6:.0f}")
+            return (self.model, self.target, self.problem, *[""] * 7)
+        made = (self.model, self.target, f"{self.seconds:.0f}", f"{self.peak / 1e9:.1f}", f"{self.size / 1e6:.0f}")
         if self.checked is None:
             return (*made, "not run here", "", "", "", "")
         found = self.checked
@@ -76,10 +77,11 @@ def measure(
     process.returncode = os.waitstatus_to_exitcode(status)
     process.stderr.close()
     if process.returncode:
-        return Outcome(target, found.precision, problem=_last_line(told))
+        return Outcome(model.name, target, found.precision, problem=_last_line(told))
     try:
         exported = read_exported(output)
         made = Outcome(
+            model.name,
             target,
             found.precision,
             seconds,
@@ -99,7 +101,7 @@ def measure(
             cwd="/",
         )
         if checked.returncode:
-            return Outcome(target, found.precision, problem=_last_line(checked.stderr))
+            return Outcome(model.name, target, found.precision, problem=_last_line(checked.stderr))
         return replace(made, checked=json.loads(checked.stdout.splitlines()[-1]))
     finally:
         shutil.rmtree(output, ignore_errors=True)

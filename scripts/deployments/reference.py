@@ -12,10 +12,10 @@ N_PROMPT: Final = 20
 N_STEPS: Final = 64
 
 
-def write_tiny(folder: Path) -> Path:
-    """A random model of two layers, with a tokenizer."""
+def write_tiny(folder: Path, family: str) -> Path:
+    """A random model of two layers or a few more, with a tokenizer, of a row of `scripts/parities/families.py`."""
     families, tiny = import_module("parities.families").FAMILIES, import_module("parities.tiny")
-    tiny.make("llama", families["llama"], folder)
+    tiny.make(family, families[family], folder)
     return folder
 
 

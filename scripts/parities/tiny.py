@@ -38,7 +38,11 @@ def make(name: str, row: Row, folder: Path) -> Any:
         settings = _with_sizes(settings, n_vocab, special)
     config = getattr(transformers, row.config)(**settings)
     auto = getattr(transformers, row.auto)
-    model = auto.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(
+            crc32(name.encode())
+        )  # some of what transformers draws stays, such as half of GPT-OSS's sinks
+        model = auto.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
     _randomise(model, name, row.spread)
     if row.prepare is not None:
         row.prepare(model)
