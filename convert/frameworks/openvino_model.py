@@ -20,6 +20,7 @@ from llmkit.convert.frameworks.openvino_arrays import OpenVinoArrays, constant, 
 from llmkit.convert.network.arrays import Array
 from llmkit.convert.network.decoder import Decoder, Network
 from llmkit.convert.plan import PlannedTensor
+from llmkit.formats.silence import silence
 from llmkit.quantize.blockwise import BlockwiseFormat
 
 MODEL: Final = "openvino_model.xml"
@@ -139,8 +140,9 @@ def as_stored(tensors: Mapping[str, PlannedTensor], weights: Mapping[str, Any]) 
 
 def _save_tokenizers(folder: Path) -> None:
     """The models that turn text into tokens and back."""
-    from openvino_tokenizers import convert_tokenizer
-    from transformers import AutoTokenizer
+    with silence():  # transformers says that it found no torch, which its tokenizers do not need
+        from openvino_tokenizers import convert_tokenizer
+        from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     for name, model in zip(
