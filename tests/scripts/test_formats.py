@@ -21,7 +21,7 @@ if SCRIPTS not in sys.path:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("formats")
     reference = import_module("deployments.reference")
-    model = reference.write_tiny(folder / "tiny")
+    model = reference.write_tiny(folder / "tiny", "llama")
     return model, reference.write_reference(model, folder / "reference.npz")
 
 
@@ -32,6 +32,8 @@ def test_measuring_in_this_environment(prepared: tuple[Path, Path], tmp_path: Pa
     assert outcome.problem == ""
     assert outcome.checked["same_tokens"] == outcome.checked["tokens"] == 64
     assert 0 < outcome.checked["difference"] < 1e-4
+    assert 0 < outcome.checked["mean_kl"] < 1e-9
+    assert outcome.row()[:2] == ("tiny", "onnx-standard")
     assert outcome.peak > 1e7
     assert outcome.is_good({"fp32": 2e-3})
     assert not outcome.is_good({"fp32": 1e-12})
@@ -47,6 +49,7 @@ def test_tokens_that_differ(prepared: tuple[Path, Path], tmp_path: Path) -> None
     folder = llmkit.convert(prepared[0], "onnx-standard", output=tmp_path / "m", context=128).path
     found = import_module("deployments.check").main(folder, tmp_path / "changed.npz")
     assert (found["same_tokens"], found["tokens"]) == (10, 64)
-    outcome = import_module("deployments.measuring").Outcome("onnx-standard", "fp32", checked=found)
+    outcome = import_module("deployments.measuring").Outcome("tiny", "onnx-standard", "fp32", checked=found)
     assert not outcome.is_good({"fp32": 2e-3})
+    assert found["mean_kl"] > 1e-9  # of the text with another token in it
     assert "first 10" in import_module("deployments.__main__").table([outcome])
