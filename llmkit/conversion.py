@@ -64,9 +64,10 @@ class ConversionResult:
         """
         if self.plan.assembly is None or self.dry_run:
             return self.plan.bits_per_weight
-        from llmkit.formats.exported import model_bytes
+        from llmkit.formats.exported import belongs_to_model
 
-        return 8 * model_bytes(self.path) / max(1, self.plan.n_params)
+        nbytes = sum(size for path, size in self.files if belongs_to_model(path))
+        return 8 * nbytes / max(1, self.plan.n_params)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -172,9 +172,9 @@ class BlockwiseFormat:
     def decode_oracle(self, codes: Codes, scales: Scales, zero_points: ZeroPoints | None, columns: int) -> Rows:
         """Decode in plain NumPy: float32 [N, columns]."""
         n_blocks = self.n_blocks(columns)
-        whole = _unpacked(codes, self.bits).reshape(len(codes), n_blocks, self.block_size)
+        whole = unpacked(codes, self.bits).reshape(len(codes), n_blocks, self.block_size)
         middle = np.full((1, n_blocks), 1 << (self.bits - 1), np.uint8)
-        zeros = middle if zero_points is None else _unpacked(zero_points, self.bits)[:, :n_blocks]
+        zeros = middle if zero_points is None else unpacked(zero_points, self.bits)[:, :n_blocks]
         steps = whole.astype(np.float32) - zeros[..., None].astype(np.float32)
         weights: Rows = steps * scales.astype(np.float32)[..., None]
         return weights.reshape(len(codes), -1)[:, :columns]
@@ -218,7 +218,7 @@ def _flat(zero_points: ZeroPoints | None) -> ZeroPoints:
     return _NO_ZERO_POINTS if zero_points is None else zero_points.reshape(-1)
 
 
-def _unpacked(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+def unpacked(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     """Codes of 4 or 8 bits, a byte each: [..., n] bytes to [..., 8 * n / bits]."""
     if bits == 8:
         return packed

@@ -29,7 +29,7 @@ from llmkit.convert.frameworks.coreml_arrays import CoreMlArrays
 from llmkit.convert.network.arrays import Array
 from llmkit.convert.network.decoder import Decoder, Network
 from llmkit.convert.plan import PlannedTensor
-from llmkit.quantize.blockwise import BlockwiseFormat
+from llmkit.quantize.blockwise import BlockwiseFormat, unpacked
 
 MODEL: Final = "model.mlpackage"
 TARGET: Final = ct.target.iOS18
@@ -146,5 +146,5 @@ def signed_codes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.int8]:
     """
     if bits == 8:
         return (codes ^ np.uint8(0x80)).view(np.int8)
-    apart = np.stack([codes & np.uint8(15), codes >> np.uint8(4)], -1).reshape(len(codes), -1)
+    apart = unpacked(codes.reshape(len(codes), -1), bits)
     return (apart.view(np.int8) - np.int8(8)).astype(np_int4_dtype)

@@ -21,7 +21,7 @@ from llmkit.convert.network.arrays import Array
 from llmkit.convert.network.decoder import Decoder, Network
 from llmkit.convert.plan import PlannedTensor
 from llmkit.formats.silence import silence
-from llmkit.quantize.blockwise import BlockwiseFormat
+from llmkit.quantize.blockwise import BlockwiseFormat, unpacked
 
 MODEL: Final = "openvino_model.xml"
 _STATE: Final = "past_key_values.{0}.{1}present.{0}.{1}"  # as optimum-intel calls it
@@ -131,8 +131,7 @@ def as_stored(tensors: Mapping[str, PlannedTensor], weights: Mapping[str, Any]) 
             found[key] = found[key] ^ np.uint8(0x88 if form.bits == 4 else 0x80)
         elif form.bits == 4:
             key = f"{tensor.name}.zero_points"
-            pairs = np.stack((found[key] & 15, found[key] >> 4), -1).reshape(len(found[key]), -1)
-            each = pairs[:, : form.n_blocks(tensor.matrix[1])].reshape(-1)
+            each = unpacked(found[key], form.bits)[:, : form.n_blocks(tensor.matrix[1])].reshape(-1)
             each = np.append(each, np.zeros(len(each) % 2, np.uint8))
             found[key] = each[0::2] | each[1::2] << 4
     return found

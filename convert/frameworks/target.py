@@ -59,13 +59,12 @@ def plan_framework(
     weights = gather_weights(h, source.matched, lambda _: True)
     precision = target.framework.precisions[target.precision]
     tensors = [_planned(weight, precision) for weight in weights.values()]
-    notes, origin = list(source.notes), {}
+    notes = list(source.notes)
     if importance is not None:
         if not any(is_searched(tensor.type) for tensor in tensors):
             raise UnsupportedError(f"{target.name} takes no imatrix: nothing in it has 4 bits")
         tensors, more = weigh(tensors, weights, importance, source.structure, h)
         notes += more
-        origin = {"imatrix": {"name": importance.path.name, "datasets": list(importance.datasets)}}
     tensors += [
         PlannedTensor(t.name, t.shape, TensorType.F32, (Stored.whole(t),), 0, 0, wanted=TensorType.F32)
         for t in rotary_tables(h, n_context)
@@ -79,7 +78,7 @@ def plan_framework(
         label=target.label,
         files=(_weight_file(tensors), *source.tokenizer_files),
         notes=tuple(notes),
-        assembly=Assembly(target, network, {**_settings(source, target, network, name), **origin}),
+        assembly=Assembly(target, network, _settings(source, target, network, name, importance)),
     )
     require_schemes(plan.tensors)
     return plan
@@ -137,7 +136,9 @@ def stored_arrays(tensor: PlannedTensor) -> list[tuple[str, StoredType, tuple[in
     return found
 
 
-def _settings(source: DecoderSource, target: FrameworkTarget, network: Network, name: str) -> dict[str, Any]:
+def _settings(
+    source: DecoderSource, target: FrameworkTarget, network: Network, name: str, importance: ImportanceMatrix | None
+) -> dict[str, Any]:
     """What `llmkit.json` says before the model is built; `llmkit.formats.exported` explains the keys."""
     h = network.hparams
     tables = ("rotary.",)
@@ -156,4 +157,9 @@ def _settings(source: DecoderSource, target: FrameworkTarget, network: Network, 
         "tokens_at_once": tokens_at_once(network),
         **({} if network.short_positions is None else {"short_positions": network.short_positions}),
         "token_ids": dict(source.token_ids),
+        **({} if importance is None else {"imatrix": _origin(importance)}),
     }
+
+
+def _origin(importance: ImportanceMatrix) -> dict[str, Any]:
+    return {"name": importance.path.name, "datasets": list(importance.datasets)}

@@ -56,9 +56,13 @@ class ExportedModel:
 
 
 def model_bytes(folder: Path) -> int:
-    """Bytes of weights and graphs: of all files but settings and tokenizers."""
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(_OTHER_SUFFIXES)]
-    return sum(path.stat().st_size for path in files if "tokenizer" not in path.name)
+    """Bytes of weights and graphs in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and belongs_to_model(path))
+
+
+def belongs_to_model(path: Path) -> bool:
+    """Whether a file has weights or graphs: all but settings and tokenizers do."""
+    return not path.name.endswith(_OTHER_SUFFIXES) and "tokenizer" not in path.name
 
 
 def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:

@@ -1,10 +1,10 @@
-"""Which options make sense: of sampling, and of loading a model."""
+"""Which options make sense: of sampling, and of loading a model, and what they come to."""
 
 from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, Final
@@ -63,3 +63,17 @@ def check_counts(**counts: int | None) -> None:
     for name, value in counts.items():
         if value is not None and not 1 <= value < 2**31:
             raise EngineError(f"{name} is {value}: expected 1 or more")
+
+
+def choose_cuda(device: str, has_cuda: Callable[[], bool], package: str, advice: str = "") -> str:
+    """Of "auto", "cpu" and "cuda" what it comes to: "cpu" or "cuda".
+
+    has_cuda is asked unless it is "cpu". Raises EngineError, with `advice` on the package, if there is no CUDA.
+    """
+    if device == "cpu":
+        return device
+    if has_cuda():
+        return "cuda"
+    if device == "cuda":
+        raise EngineError(f"device cuda: this {package} has no CUDA, or there is no GPU; {advice}take --device cpu")
+    return "cpu"

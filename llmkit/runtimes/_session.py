@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,10 @@ from llmkit.runtimes._options import checked
 from llmkit.runtimes._stream import TextStream
 from llmkit.runtimes.requests import check_fits, check_messages, check_prompt
 from llmkit.template import ChatTemplate, choose_template
+
+# Tokens of a prompt that pass a model together: between them Ctrl-C is heard. Rows of logits come in the same numbers
+# from all engines, or models could not be compared pass by pass.
+AT_ONCE: Final = 128
 
 
 class Vocabulary(Protocol):

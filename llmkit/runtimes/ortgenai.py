@@ -22,14 +22,13 @@ from llmkit.formats.genai import GenaiFolder, read_genai_folder
 from llmkit.protocols import SessionInfo
 from llmkit.runtimes._hf_vocabulary import HfVocabulary
 from llmkit.runtimes._machine import default_threads
-from llmkit.runtimes._options import check_counts
+from llmkit.runtimes._options import check_counts, choose_cuda
 from llmkit.runtimes._prefix import common_prefix
-from llmkit.runtimes._session import GraphSession
+from llmkit.runtimes._session import AT_ONCE, GraphSession
 from llmkit.runtimes.ortcuda import load_cuda_libraries
 
 DEFAULT_CONTEXT: Final = 4096
 DEVICES: Final = ("auto", "cpu", "cuda")
-_AT_ONCE: Final = 128  # tokens of a prompt that pass the model together: between them Ctrl-C is heard
 
 
 def load(
@@ -115,8 +114,8 @@ class _Context:
         return len(self.cached)
 
     def feed(self, ids: Sequence[int]) -> None:
-        for start in range(0, len(ids), _AT_ONCE):
-            self._append(ids[start : start + _AT_ONCE])
+        for start in range(0, len(ids), AT_ONCE):
+            self._append(ids[start : start + AT_ONCE])
 
     def step(self, token: int) -> None:
         self._append([token])
@@ -133,7 +132,7 @@ class _Context:
         if not reuse:
             self._fresh()
         self.feed(ids[self.keep_prefix(ids[: skip + 1]) if reuse else 0 : skip])
-        step = min(_AT_ONCE, max(1, at_a_time or _AT_ONCE))
+        step = min(AT_ONCE, max(1, at_a_time or AT_ONCE))
         for start in range(skip, len(ids), step):
             self._append(ids[start : start + step])
             yield np.asarray(self._generator.get_output("logits")[0], np.float32)
@@ -172,16 +171,13 @@ def _bindings() -> Any:
 
 def _choose_device(engine: Any, device: str) -> str:
     """The device for one that was asked for. Raises EngineError if there is none."""
-    if device == "cpu":
-        return "cpu"
-    is_built_for_it = "cuda" in getattr(engine, "__id__", "cuda")  # or ONNX Runtime is imported to ask it
-    has_cuda = is_built_for_it and load_cuda_libraries() and bool(engine.is_cuda_available())
-    if device == "cuda" and not has_cuda:
-        raise EngineError(
-            "device cuda: this onnxruntime-genai has no CUDA, or there is no GPU; pip install 'llmkit[ort-cuda]' in an "
-            "environment without onnxruntime-genai, or take --device cpu"
-        )
-    return "cuda" if has_cuda else "cpu"
+
+    def has_cuda() -> bool:
+        is_built_for_it = "cuda" in getattr(engine, "__id__", "cuda")  # or ONNX Runtime is imported to ask it
+        return is_built_for_it and load_cuda_libraries() and bool(engine.is_cuda_available())
+
+    advice = "pip install 'llmkit[ort-cuda]' in an environment without onnxruntime-genai, or "
+    return choose_cuda(device, has_cuda, "onnxruntime-genai", advice)
 
 
 def _load_model(engine: Any, folder: GenaiFolder, device: str, n_threads: int) -> Any:

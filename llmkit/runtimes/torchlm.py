@@ -24,11 +24,10 @@ from llmkit.runtimes._hf_vocabulary import HfVocabulary
 from llmkit.runtimes._machine import default_threads
 from llmkit.runtimes._options import check_counts
 from llmkit.runtimes._prefix import common_prefix
-from llmkit.runtimes._session import LogitsSession
+from llmkit.runtimes._session import AT_ONCE, LogitsSession
 
 DEFAULT_CONTEXT: Final = 4096
 DTYPES: Final = ("float32", "bfloat16", "float16")
-_AT_ONCE: Final = 128  # tokens that pass the model together: between them Ctrl-C is heard
 _NEAR: Final = 1e-3  # of the logits' range: what rounding makes of the same computation
 _POSITIONS: Final = ("wpe.weight", "position_embeddings.weight", "embed_positions.weight")
 _MOST_BRANCHES: Final = 8  # continuations that pass together, each with a copy of the cache
@@ -165,8 +164,8 @@ class _Context:
         return bool(layers) and all(type(layer).__name__ == "DynamicLayer" for layer in layers)
 
     def feed(self, ids: Sequence[int]) -> None:
-        for start in range(0, len(ids), _AT_ONCE):
-            self._pass(ids[start : start + _AT_ONCE])
+        for start in range(0, len(ids), AT_ONCE):
+            self._pass(ids[start : start + AT_ONCE])
 
     def step(self, token: int) -> None:
         self._pass([token])
@@ -177,7 +176,7 @@ class _Context:
         if not reuse:
             self._clear()
         self.feed(ids[self.keep_prefix(ids[: skip + 1]) if reuse else 0 : skip])
-        step = min(_AT_ONCE, max(1, at_a_time or _AT_ONCE))
+        step = min(AT_ONCE, max(1, at_a_time or AT_ONCE))
         for start in range(skip, len(ids), step):
             yield self._pass(ids[start : start + step])
 
@@ -195,7 +194,7 @@ class _Context:
     def _branches(self, continuations: Sequence[Sequence[int]]) -> Iterator[NDArray[np.float32]]:
         first = self._latest[np.newaxis]
         longest = max(map(len, continuations), default=0)
-        at_once = max(1, min(_MOST_BRANCHES, _AT_ONCE // max(1, longest)))
+        at_once = max(1, min(_MOST_BRANCHES, AT_ONCE // max(1, longest)))
         for start in range(0, len(continuations), at_once):
             group = continuations[start : start + at_once]
             width = max(map(len, group)) - 1

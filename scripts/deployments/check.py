@@ -26,7 +26,7 @@ def main(folder: Path, reference: Path) -> dict[str, Any]:
     expected, n_prompt = stored["ids"].tolist(), int(stored["n_prompt"])
     with exported.load(folder) as session:
         context, ids = session._context, expected[:n_prompt]
-        rows = all_logits(context, ids)
+        rows = list(session.logits(ids))
         while len(ids) < len(expected):
             ids.append(int(rows[-1].argmax()))
             context.step(ids[-1])
@@ -34,7 +34,7 @@ def main(folder: Path, reference: Path) -> dict[str, Any]:
         same = next((i for i, (a, b) in enumerate(zip(ids, expected, strict=True)) if a != b), len(ids))
         # The logits of what both have read.
         differences = np.abs(np.array(rows[:same]) - stored["logits"][:same])
-        divergence = mean_kl(stored["logits"], all_logits(context, expected))
+        divergence = mean_kl(stored["logits"], session.logits(expected))
         prompt = (expected * 8)[: min(256, session.info.n_context)]
         started = time.perf_counter()
         for _ in context.passes(prompt, 0, None):
@@ -54,11 +54,6 @@ def main(folder: Path, reference: Path) -> dict[str, Any]:
             "prefill": prefill,
             "decode": decode,
         }
-
-
-def all_logits(context: Any, ids: list[int]) -> list[Any]:
-    """After every token, of a fresh context."""
-    return [row for part in context.passes(ids, 0, None) for row in part.copy()]
 
 
 def mean_kl(expected: Any, found: Any) -> float:

@@ -27,7 +27,7 @@ def write_reference(model: Path, path: Path) -> Path:
         text = import_module("pydoc_data.topics").topics["assert"]
         ids = session.tokenize(text)[:N_PROMPT]
         context = session._context
-        rows = [row for part in context.passes(ids, 0, None) for row in part.copy()]
+        rows = list(session.logits(ids))
         for _ in range(N_STEPS):
             ids.append(int(rows[-1].argmax()))
             context.step(ids[-1])

@@ -39,9 +39,8 @@ def make(name: str, row: Row, folder: Path) -> Any:
     config = getattr(transformers, row.config)(**settings)
     auto = getattr(transformers, row.auto)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(
-            crc32(name.encode())
-        )  # some of what transformers draws stays, such as half of GPT-OSS's sinks
+        # Some of what transformers draws stays, such as half of GPT-OSS's sinks.
+        torch.manual_seed(crc32(name.encode()))
         model = auto.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
     _randomise(model, name, row.spread)
     if row.prepare is not None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.runtimes._prefix import common_prefix
+from llmkit.runtimes._session import AT_ONCE
 from llmkit.runtimes.exported.engine import Engine
-
-_ROWS: Final = 128  # that come together at most, as from other runtimes
 
 
 class EngineContext:
@@ -41,8 +39,8 @@ class EngineContext:
         return len(self.cached)
 
     def feed(self, ids: Sequence[int]) -> None:
-        for start in range(0, len(ids), self._at_once):
-            self._pass(ids[start : start + self._at_once])
+        for piece in self._pieces(ids):
+            self._pass(piece)
 
     def step(self, token: int) -> None:
         self._pass([token])
@@ -53,14 +51,17 @@ class EngineContext:
         if not reuse:
             self.cached.clear()
         self.feed(ids[self.keep_prefix(ids[: skip + 1]) if reuse else 0 : skip])
-        step = min(_ROWS, max(1, at_a_time or _ROWS))
+        step = min(AT_ONCE, max(1, at_a_time or AT_ONCE))
         for start in range(skip, len(ids), step):
-            part = ids[start : min(start + step, len(ids))]
-            if len(part) <= self._at_once:
-                yield self._pass(part)
-            else:  # as many rows as of other engines, with which they may be compared
-                pieces = range(0, len(part), self._at_once)
-                yield np.concatenate([self._pass(part[i : i + self._at_once]).copy() for i in pieces])
+            pieces = self._pieces(ids[start : start + step])
+            if len(pieces) == 1:
+                yield self._pass(pieces[0])
+            else:
+                yield np.concatenate([self._pass(piece).copy() for piece in pieces])
+
+    def _pieces(self, ids: Sequence[int]) -> list[Sequence[int]]:
+        """What can pass the engine together."""
+        return [ids[start : start + self._at_once] for start in range(0, len(ids), self._at_once)]
 
     def _pass(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Process further tokens; their logits, float32 [n, n_vocab]."""

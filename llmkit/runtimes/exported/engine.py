@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -65,17 +65,6 @@ class FixedEngine(ABC):
     @abstractmethod
     def _call(self, use: str, ids: NDArray[np.int64], position: int) -> NDArray[np.float32]:
         """Run one of the two functions, `prefill` or `decode`; the array is valid until the next call."""
-
-
-def choose_cuda(device: str, has_cuda: Callable[[], bool], package: str) -> str:
-    """Of "auto", "cpu" and "cuda" what it comes to: "cpu" or "cuda". Raises EngineError if there is no CUDA."""
-    if device == "cpu":
-        return device
-    if has_cuda():
-        return "cuda"
-    if device == "cuda":
-        raise EngineError(f"device cuda: this {package} has no CUDA, or there is no GPU; take --device cpu")
-    return "cpu"
 
 
 @contextmanager

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.formats.exported import ExportedModel
-from llmkit.runtimes.exported.engine import FixedEngine, choose_cuda, engine_errors
+from llmkit.runtimes._options import choose_cuda
+from llmkit.runtimes.exported.engine import FixedEngine, engine_errors
 from llmkit.runtimes.exported.weights import read_weights
 
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from llmkit.errors import EngineError
 from llmkit.formats.exported import ExportedModel
-from llmkit.runtimes.exported.engine import choose_cuda, engine_errors
+from llmkit.runtimes._options import choose_cuda
+from llmkit.runtimes.exported.engine import engine_errors
 from llmkit.runtimes.ortcuda import load_cuda_libraries
 
 _CPU = "CPUExecutionProvider"

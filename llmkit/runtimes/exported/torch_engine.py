@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from llmkit.formats.exported import ExportedModel
 from llmkit.formats.silence import quietly
 from llmkit.formats.torchprograms import check_program, check_script
-from llmkit.runtimes.exported.engine import choose_cuda, engine_errors
+from llmkit.runtimes._options import choose_cuda
+from llmkit.runtimes.exported.engine import engine_errors
 
 
 def open_engine(model: ExportedModel, n_threads: int, device: str) -> TorchEngine:
