@@ -32,7 +32,7 @@ def build(shop: Workshop) -> Built:
 
     module = tf.Module()
     module.weights = {name: tf.Variable(np.asarray(values), trainable=False) for name, values in shop.weights.items()}
-    converted = jax2tf.convert(forward, native_serialization=True, native_serialization_platforms=["cpu"])
+    converted = jax2tf.convert(forward, native_serialization_platforms=["cpu"])
 
     def signature(n: int) -> Any:
         def call(ids: Any, position: Any, keys: Any, values: Any) -> Any:
