@@ -89,3 +89,7 @@ class JaxArrays(StaticArrays):
         # Along the columns of both: no transposed copy of the weight, whatever compiles it.
         product = lax.dot_general(x, weight, (((x.ndim - 1,), (1,)), ((), ())), precision=_PRECISION)
         return product if bias is None else product + bias
+
+    def products(self, q: Array, k: Array) -> Array:
+        # Not with keys transposed: XLA for CPUs would write them so in every step.
+        return lax.dot_general(q, k, (((3,), (3,)), ((0, 1), (0, 1))), precision=_PRECISION)

@@ -126,6 +126,10 @@ class Arrays(ABC):
         """The products of queries and keys, those that are not to be seen minus infinity."""
         return self.where(mask, products, -math.inf)
 
+    def products(self, q: Array, k: Array) -> Array:
+        """Each query [batch, heads, n, width] times each key [batch, heads, slots, width]: [batch, heads, n, slots]."""
+        return self.matmul(q, self.transpose(k, (0, 1, 3, 2)))
+
     def attend(self, how: Attention, q: Array, k: Array, v: Array, mask: Array, sinks: Array | None) -> Array:
         """What queries find: [batch, heads, n, width], like q; k and v are [batch, heads of keys, slots, width].
 
@@ -134,7 +138,7 @@ class Arrays(ABC):
         grouped = (self.batch, how.n_kv_heads, how.n_heads // how.n_kv_heads)
         # Queries that share keys stand under each other.
         rows = self.reshape(q, (self.batch, how.n_kv_heads, -1, how.head_dim))
-        products = self.matmul(rows, self.transpose(k, (0, 1, 3, 2))) * how.scale
+        products = self.products(rows, k) * how.scale
         if how.softcap:
             products = self.tanh(products / how.softcap) * how.softcap
         products = self.masked(products, self.concatenate([mask] * grouped[2], -2))
