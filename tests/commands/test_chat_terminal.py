@@ -49,7 +49,17 @@ class Terminal:
 
     def interrupt_prompt(self) -> None:
         """Press Ctrl-C at the prompt, and not in the moment before readline waits for a key: it would miss it."""
-        time.sleep(0.5)
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        at_rest, before, until = 0, [""], time.monotonic() + 60
+        if not stat.exists():
+            time.sleep(0.5)
+        while stat.exists() and at_rest < 5:  # a program that only waits for its turn is not asleep
+            state, *fields = stat.read_text().rpartition(") ")[2].split()
+            processor_time = fields[10:12]
+            assert time.monotonic() < until, "the program never comes to rest"
+            at_rest = at_rest + 1 if (state, processor_time) == ("S", before) else 0
+            before = processor_time
+            time.sleep(0.1)
         self.type(CTRL_C)
 
     def expect(self, pattern: str, seconds: float = 120) -> str:
