@@ -114,17 +114,13 @@ def test_quick_conversion_prints_both_tables() -> None:
 
 
 def test_help_is_quick() -> None:
-    """0.4 s is promised: processor time, which what else the machine does does not lengthen, and the best of five."""
-    import resource
-
-    def processor_time() -> float:
-        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return usage.ru_utime + usage.ru_stime
+    """0.4 s is promised; the best of five runs leaves out what else the machine does."""
+    import time
 
     llmkit = Path(sys.executable).with_name("llmkit")
     times = []
     for _ in range(5):
-        before = processor_time()
+        started = time.perf_counter()
         subprocess.run([llmkit, "--help"], check=True, stdout=subprocess.DEVNULL)
-        times.append(processor_time() - before)
-    assert 0 < min(times) < 0.4
+        times.append(time.perf_counter() - started)
+    assert min(times) < 0.4

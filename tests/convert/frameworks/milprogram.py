@@ -34,8 +34,8 @@ class MilProgram:
     """The function `main` of a .mlpackage, with its states, which are zeros at first.
 
     precision: what every result that is a float is rounded to; sums are made in float32. constants: values of constants
-    and weights by their names in the program, instead of those in the file. `chosen` has the experts of each token, a
-    list for every block, int32 [1, n, used].
+    and weights by their names in the program, instead of those in the file. `routed` has, for
+    every block and call, the scores that experts were given, [1, n, experts], and those chosen, [1, n, used].
     """
 
     def __init__(self, package: Path, precision: type = np.float16, constants: Mapping[str, Values] | None = None):
@@ -47,7 +47,7 @@ class MilProgram:
         self.states: dict[str, Values] = {}
         for state in self.spec.description.state:
             self.states[state.name] = np.zeros(tuple(state.type.stateType.arrayType.shape), np.float32)
-        self.chosen: dict[str, list[Values]] = {}
+        self.routed: dict[str, list[tuple[Values, Values]]] = {}
         self.constants: dict[str, Values] = {}
         for operation in self.block.operations:
             if operation.type == "const" or operation.type.startswith("constexpr_"):
@@ -84,7 +84,7 @@ class MilProgram:
             values[output.name] = self._checked(output, np.asarray(result))
         if operation.type == "topk":
             _, places = operation.outputs
-            self.chosen.setdefault(places.name, []).append(values[places.name])
+            self.routed.setdefault(places.name, []).append((arguments["x"], values[places.name]))
 
     def _checked(self, output: Any, result: Values) -> Values:
         """Of the stated type and shape, rounded."""
