@@ -86,10 +86,14 @@ class JaxArrays(StaticArrays):
         return x.squeeze(-1)
 
     def linear(self, x: Array, weight: Array, bias: Array | None) -> Array:
-        # Along the columns of both: no transposed copy of the weight, whatever compiles it.
-        product = lax.dot_general(x, weight, (((x.ndim - 1,), (1,)), ((), ())), precision=_PRECISION)
+        product = _times_rows(x, weight)
         return product if bias is None else product + bias
 
     def products(self, q: Array, k: Array) -> Array:
-        # Not with keys transposed: XLA for CPUs would write them so in every step.
-        return lax.dot_general(q, k, (((3,), (3,)), ((0, 1), (0, 1))), precision=_PRECISION)
+        return _times_rows(q, k)
+
+
+def _times_rows(x: Array, y: Array) -> Array:
+    """x times the rows of y, along the last axis of both: no transposed copy of y, whatever compiles it."""
+    together = tuple(range(y.ndim - 2))
+    return lax.dot_general(x, y, (((x.ndim - 1,), (y.ndim - 1,)), (together, together)), precision=_PRECISION)

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any, Final
 
 import numpy as np
+from divergence import divergences
 from numpy.typing import NDArray
 
 from benchmarks.conversion import Options
@@ -143,8 +144,8 @@ def quality(
         speeds = _speeds(sessions, windows[0][:32], 5 * options.repeat)
         first = next(iter(speeds.values()))
         for name, session in sessions.items():
-            found = [_divergence(wanted, session.logits(ids)) for wanted, ids in zip(expected, windows, strict=True)]
-            kl, top = np.concatenate([kl for kl, _ in found]), np.concatenate([top for _, top in found])
+            parts = [_compared(wanted, session.logits(ids)) for wanted, ids in zip(expected, windows, strict=True)]
+            kl, top = (np.concatenate(values) for values in zip(*parts, strict=True))
             size = sum(path.stat().st_size for path in folders[name].glob("*.onnx*"))
             ratio = median(mine / theirs for mine, theirs in zip(speeds[name], first, strict=True))
             rows.append(
@@ -200,13 +201,6 @@ def _speeds(sessions: dict[str, Any], prompt: list[int], rounds: int) -> dict[st
     return found
 
 
-def _divergence(expected: NDArray[np.float32], found: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
+def _compared(expected: NDArray[np.float32], found: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
     """KL divergence in nats at each position, and whether the most likely token is the same."""
-    p, q = (_log_softmax(logits.astype(np.float64)) for logits in (expected, found))
-    return (np.exp(p) * (p - q)).sum(-1), expected.argmax(-1) == found.argmax(-1)
-
-
-def _log_softmax(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    shifted = values - values.max(-1, keepdims=True)
-    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return result
+    return divergences(expected, found), expected.argmax(-1) == found.argmax(-1)

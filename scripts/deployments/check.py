@@ -1,10 +1,10 @@
-#!/usr/bin/env python3
 """Run a model of a deployment format beside a stored reference: the greedy tokens, the logits, the divergence over the
 same text, the speed. Prints JSON.
 
-usage: check.py FOLDER REFERENCE.npz
+usage: python -m deployments.check FOLDER REFERENCE.npz
 
-Runs in the format's own environment, where there is nothing but llmkit and what its extra brings.
+Runs in the format's own environment, where there is nothing but llmkit and what its extra brings, with scripts/ on
+PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from divergence import divergences
+from numpy.typing import NDArray
 
 
 def main(folder: Path, reference: Path) -> dict[str, Any]:
@@ -25,16 +27,12 @@ def main(folder: Path, reference: Path) -> dict[str, Any]:
     stored = np.load(reference)
     expected, n_prompt = stored["ids"].tolist(), int(stored["n_prompt"])
     with exported.load(folder) as session:
-        context, ids = session._context, expected[:n_prompt]
-        rows = list(session.logits(ids))
-        while len(ids) < len(expected):
-            ids.append(int(rows[-1].argmax()))
-            context.step(ids[-1])
-            rows.append(context.latest().copy())
+        context = session._context
+        ids, logits = greedy(session, expected[:n_prompt], len(expected) - n_prompt)
         same = next((i for i, (a, b) in enumerate(zip(ids, expected, strict=True)) if a != b), len(ids))
         # The logits of what both have read.
-        differences = np.abs(np.array(rows[:same]) - stored["logits"][:same])
-        divergence = mean_kl(stored["logits"], session.logits(expected))
+        differences = np.abs(logits[:same] - stored["logits"][:same])
+        mean_kl = float(divergences(stored["logits"], session.logits(expected)).mean())
         prompt = (expected * 8)[: min(256, session.info.n_context)]
         started = time.perf_counter()
         for _ in context.passes(prompt, 0, None):
@@ -50,17 +48,21 @@ def main(folder: Path, reference: Path) -> dict[str, Any]:
             "same_tokens": same - n_prompt,
             "tokens": len(expected) - n_prompt,
             "difference": float(differences.max()),
-            "mean_kl": divergence,
+            "mean_kl": mean_kl,
             "prefill": prefill,
             "decode": decode,
         }
 
 
-def mean_kl(expected: Any, found: Any) -> float:
-    """The mean divergence of the distributions that logits [n, n_vocab] stand for from those of `expected`."""
-    logits = [np.asarray(x, np.float64) for x in (expected, found)]
-    p, q = (x - np.logaddexp.reduce(x, -1, keepdims=True) for x in logits)
-    return float((np.exp(p) * (p - q)).sum(-1).mean())
+def greedy(session: Any, prompt: list[int], n: int) -> tuple[list[int], NDArray[np.float32]]:
+    """The prompt and n tokens, each the most likely one, and the logits of all, [tokens, n_vocab]."""
+    context, ids = session._context, list(prompt)
+    rows = list(session.logits(ids))
+    for _ in range(n):
+        ids.append(int(rows[-1].argmax()))
+        context.step(ids[-1])
+        rows.append(context.latest().copy())
+    return ids, np.array(rows)
 
 
 if __name__ == "__main__":

@@ -92,10 +92,10 @@ def measure(
         )
         if formats_by_target()[container_of(target)].runs is None:
             return made
-        script = str(Path(__file__).with_name("check.py"))
+        scripts = str(Path(__file__).resolve().parents[1])
         checked = subprocess.run(
-            [str(environment.python), script, str(output), str(reference)],
-            env=environ,
+            [str(environment.python), "-m", "deployments.check", str(output), str(reference)],
+            env={**environ, "PYTHONPATH": scripts},
             capture_output=True,
             check=False,
             cwd="/",

@@ -8,6 +8,8 @@ from typing import Final
 
 import numpy as np
 
+from deployments.check import greedy
+
 N_PROMPT: Final = 20
 N_STEPS: Final = 64
 
@@ -25,12 +27,6 @@ def write_reference(model: Path, path: Path) -> Path:
 
     with torchlm.load(model) as session:
         text = import_module("pydoc_data.topics").topics["assert"]
-        ids = session.tokenize(text)[:N_PROMPT]
-        context = session._context
-        rows = list(session.logits(ids))
-        for _ in range(N_STEPS):
-            ids.append(int(rows[-1].argmax()))
-            context.step(ids[-1])
-            rows.append(context.latest().copy())
-    np.savez(path, ids=np.array(ids), logits=np.array(rows), n_prompt=N_PROMPT)
+        ids, logits = greedy(session, session.tokenize(text)[:N_PROMPT], N_STEPS)
+    np.savez(path, ids=np.array(ids), logits=logits, n_prompt=N_PROMPT)
     return path
